@@ -1,0 +1,30 @@
+"""Residual networks for Keras 3 and TensorFlow: train, evaluate, explain, export.
+
+The public names are loaded on first use, so that importing the package (and asking a script for `--help`) does not
+import TensorFlow.
+"""
+
+import importlib
+
+_PUBLIC = {
+    "UserError": "keras_resnet.errors",
+    "list_models": "keras_resnet.models.registry",
+    "ResNetConfig": "keras_resnet.models.config",
+    "build_model": "keras_resnet.models.resnet",
+    "freeze": "keras_resnet.models.resnet",
+    "deep_graphs": "keras_resnet.models.deep_graphs",
+    "create_model": "keras_resnet.applications",
+}
+
+__version__ = "0.1.0"
+__all__ = ["__version__", *_PUBLIC]
+
+
+def __getattr__(name: str):
+    if name not in _PUBLIC:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_PUBLIC[name]), name)
+
+
+def __dir__():
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,1 @@
+"""Residual networks as flat functional Keras graphs. Nothing here imports TensorFlow."""
