@@ -8,8 +8,8 @@ A table stands between two comments; the first says what is in it:
     <!-- table: FILE.csv | COLUMN, COLUMN as Heading, … [| where COLUMN=VALUE, …] [| mean over COLUMN] -->
     <!-- end table -->
 
-`mean over seed` joins the rows that differ in nothing but the seed and what was measured: numbers become mean ± standard
-deviation (of the sample), with the number of rows in a column of its own.
+`mean over seed` joins the rows whose words agree: numbers become mean ± standard
+deviation (of the sample), and the number of rows gets a column of its own.
 """
 
 import csv
