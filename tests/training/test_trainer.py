@@ -3,6 +3,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -187,19 +188,18 @@ def interrupted(recipe, tmp_path, monkeypatch):
 
 def test_resuming_with_other_settings_or_data_names_them(recipe, interrupted, tmp_path):
     changed = Recipe.from_dict({**recipe.to_dict(), "learning_rate": 0.2, "batch_size": 16})
-    with pytest.raises(UserError, match="batch_size was 32, is 16; learning_rate was 0.05, is 0.2"):
+    with pytest.raises(UserError, match=r"batch_size was 32, is 16; learning_rate was 0\.05, is 0\.2"):
         train(changed, **interrupted)
     path = recipe.dataset.removeprefix("npz:")
     arrays = dict(np.load(path))
     arrays["x_train"][0, 0, 0, 0] ^= 1
-    original = open(path, "rb").read()
+    original = Path(path).read_bytes()
     try:
         np.savez(path, **arrays)
         with pytest.raises(UserError, match="fingerprint differs"):
             train(recipe, **interrupted)
     finally:
-        with open(path, "wb") as file:
-            file.write(original)
+        Path(path).write_bytes(original)
 
 
 def test_a_damaged_checkpoint_costs_an_epoch_and_nothing_else(recipe, interrupted, finished):
