@@ -341,8 +341,9 @@ def _resize(images: tf.Tensor, size: Any, interpolation: str) -> tf.Tensor:
     if isinstance(size, tuple) and tuple(images.shape[-3:-1]) == size:
         return tf.cast(images, tf.float32)
     resized = tf.cast(tf.image.resize(images, size, interpolation, antialias=True), tf.float32)
-    # Bicubic and Lanczos overshoot at edges; Pillow's 8-bit result cannot, so neither does ours.
-    return resized if interpolation in ("bilinear", "nearest") else tf.clip_by_value(resized, 0.0, 255.0)
+    # Bicubic and Lanczos overshoot at edges, and the others by a rounding; Pillow's 8 bits cannot, so neither
+    # does this.
+    return resized if interpolation == "nearest" else tf.clip_by_value(resized, 0.0, 255.0)
 
 
 def _resize_and_crop(images: tf.Tensor, target: tuple[int, int], preprocessing: Preprocessing) -> tf.Tensor:
