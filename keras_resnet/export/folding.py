@@ -97,7 +97,9 @@ def to_float32(model: keras.Model) -> keras.Model:
     return _rewrite(model, clone, None, set_weights, input_dtype="float32")
 
 
-def fold_pixels(model: keras.Model, *, mean, std, reverse_channels: bool = False) -> keras.Model:
+def fold_pixels(
+    model: keras.Model, *, mean, std, reverse_channels: bool = False, shape: tuple[int, int, int] | None = None
+) -> keras.Model:
     """Puts a network's normalisation inside: the new network takes pixels from 0 to 255.
 
     Where the network begins with a convolution, dividing by the deviation and reversing the channels are folded into
@@ -109,6 +111,7 @@ def fold_pixels(model: keras.Model, *, mean, std, reverse_channels: bool = False
         mean: Mean of each channel in the network's channel order, for pixels scaled to 0..1.
         std: Standard deviation of each channel, likewise.
         reverse_channels: Whether the network's channel order is the reverse of the images'.
+        shape: (height, width, channels) of the new input; default: the network's own, which may be open.
 
     Returns:
         A new functional model from float32 `images` (batch, height, width, channels) in 0..255 to the same outputs.
@@ -119,7 +122,7 @@ def fold_pixels(model: keras.Model, *, mean, std, reverse_channels: bool = False
     model = _functional(model)
     mean, std = 255 * np.asarray(mean, np.float64), 255 * np.asarray(std, np.float64)
     conv = _first_convolution(model)
-    images = keras.Input(model.inputs[0].shape[1:], dtype="float32", name="images")
+    images = keras.Input(shape or model.inputs[0].shape[1:], dtype="float32", name="images")
     if conv is None:
         x = keras.ops.flip(images, axis=-1) if reverse_channels else images
         x = (x - mean.astype(np.float32)) * (1 / std).astype(np.float32)
