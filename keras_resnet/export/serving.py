@@ -51,7 +51,9 @@ def check_classifier(model: keras.Model, preprocessing: Preprocessing) -> Head:
             classes, or the preprocessing has another size, channels or number of labels.
     """
     if not isinstance(model, keras.Model) or not getattr(model, "inputs", None) or not hasattr(model, "outputs"):
-        raise UserError(f"Only a functional or built Sequential Keras model can be exported, got {type(model).__name__}.")
+        raise UserError(
+            f"Only a functional or built Sequential Keras model can be exported, got {type(model).__name__}."
+        )
     if len(model.inputs) != 1:
         raise UserError(
             f"Only a network with one input, the image, can be exported, got {len(model.inputs)} inputs: "
@@ -61,7 +63,9 @@ def check_classifier(model: keras.Model, preprocessing: Preprocessing) -> Head:
     if len(shape) != 3 or shape[-1] not in (1, 3):
         raise UserError(f"The input must be images (height, width, 1 or 3 channels), channels last, got {shape}.")
     if len(model.outputs) != 1:
-        raise UserError(f"A classifier has one output, got {len(model.outputs)}. Export a model that ends in its scores.")
+        raise UserError(
+            f"A classifier has one output, got {len(model.outputs)}. Export a model that ends in its scores."
+        )
     output = tuple(model.outputs[0].shape[1:])
     if len(output) != 1 or output[0] is None or output[0] < 2:
         raise UserError(
