@@ -121,8 +121,9 @@ def _prepared_builder(dataset: str, data_dir: str | None) -> Any:
         root = data_dir or "its default folder"
         argument = f", data_dir={data_dir!r}" if data_dir else ""
         raise UserError(
-            f"A data set of TensorFlow Datasets must be prepared before it is used; {dataset!r} is not in "
-            f'{root} ({where}). Where there is a network, run: python -c "import tensorflow_datasets as tfds; '
+            "A data set of TensorFlow Datasets must be prepared before it is used; "
+            f"{dataset!r} is not in {root} ({where}). Where there is a network, run: "
+            'python -c "import tensorflow_datasets as tfds; '
             f'tfds.builder({dataset!r}{argument}).download_and_prepare()"'
         )
     return builder
