@@ -207,11 +207,15 @@ def _scan_file(path: str) -> ScannedFile:
 def _decoder(contents: bytes, container: str | None, turned: int) -> int:
     if container in ("JPEG", "MPO") and turned not in _TURNED:
         return DECODER_JPEG
+    if container in ("JPEG", "MPO"):
+        from keras_resnet.data.preprocessing import tensorflow_reads_orientation
+
+        return DECODER_TENSORFLOW if tensorflow_reads_orientation(contents) else DECODER_PILLOW
     if container == "BMP":
         bits_per_pixel = int.from_bytes(contents[28:30], "little")
         compression = int.from_bytes(contents[30:34], "little")
         return DECODER_TENSORFLOW if bits_per_pixel in (8, 24, 32) and compression == 0 else DECODER_PILLOW
-    return DECODER_TENSORFLOW if container in ("JPEG", "MPO", "PNG", "GIF", "WEBP") else DECODER_PILLOW
+    return DECODER_TENSORFLOW if container in ("PNG", "GIF", "WEBP") else DECODER_PILLOW
 
 
 def _list_splits(root: Path) -> dict[str, dict[str, list[str]]]:

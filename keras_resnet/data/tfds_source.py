@@ -11,7 +11,8 @@ Which split is what:
   written.
 
 Images of one known size that take at most 1 GiB become arrays in memory. Everything else is read from its
-record files in every epoch, as a `StreamSplit`.
+record files in every epoch, as a `StreamSplit`. As in TensorFlow Datasets itself, opacity and EXIF
+orientation are not looked at.
 """
 
 import hashlib
@@ -233,14 +234,14 @@ def _first_label(split: StreamSplit) -> int:
 def _sampled_statistics(split: StreamSplit, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
     import tensorflow as tf
 
-    from keras_resnet.data.preprocessing import decode_image
+    from keras_resnet.data.preprocessing import decode_jpeg
 
     pixels, wanted = [], _STATISTICS_RECORDS
     for path, skip, take in split.instructions:
         records = tf.data.TFRecordDataset(path).skip(skip).take(min(take, wanted))
         features = {split.image_key: tf.io.FixedLenFeature([], tf.string)}
         images = records.map(
-            lambda record, features=features: decode_image(
+            lambda record, features=features: decode_jpeg(
                 tf.io.parse_single_example(record, features)[split.image_key], channels
             )
         )

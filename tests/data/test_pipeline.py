@@ -252,9 +252,7 @@ def test_what_breaks_a_rule_is_refused(arrays, options, message):
 
 
 def test_throughput_is_measured(arrays):
-    rate = pipeline_images_per_second(
-        arrays, SETTINGS, batch_size=8, augmentation="crop_flip", warmup_epochs=1, timed_epochs=2
-    )
-    assert rate > 0
-    with pytest.raises(UserError, match="timed"):
-        pipeline_images_per_second(arrays, SETTINGS, batch_size=8, timed_epochs=0)
+    options = {"batch_size": 8, "augmentation": "crop_flip", "repeats": 2, "seconds": 0.05}
+    assert pipeline_images_per_second(arrays, SETTINGS, **options) > 0
+    with pytest.raises(UserError, match="at least one repeat"):
+        pipeline_images_per_second(arrays, SETTINGS, batch_size=8, repeats=0)
