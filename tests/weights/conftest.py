@@ -3,7 +3,6 @@
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -11,7 +10,6 @@ sys.path.insert(0, str(Path(__file__).parent))
 import named_tensors
 
 from keras_resnet.models.resnet import build_model
-from keras_resnet.weights import pytorch
 
 SHARED = Path(__file__).resolve().parents[3] / "shared"
 
@@ -33,17 +31,9 @@ def images():
 @pytest.fixture
 def small():
     """resnet8 for CIFAR and a state dict for it, in which no two tensors are alike."""
-    return build_model("resnet8"), named_state(build_model("resnet8"))
-
-
-def named_state(model) -> dict[str, np.ndarray]:
-    """A state dict for a network: every floating tensor follows from its name."""
-    return {
-        name: named_tensors.tensor(name, value.shape) if value.dtype == np.float32 else value
-        for name, value in pytorch.to_state_dict(model).items()
-    }
+    return build_model("resnet8"), named_tensors.named_state(build_model("resnet8"))
 
 
 @pytest.fixture(name="named_state")
 def named_state_fixture():
-    return named_state
+    return named_tensors.named_state

@@ -33,3 +33,13 @@ def tensor(name: str, shape: tuple[int, ...]) -> np.ndarray:
 def images(channels: int = 3, size: int = INPUT_SIZE) -> np.ndarray:
     """Float32 (2, size, size, channels), channels last."""
     return np.random.RandomState(1).uniform(-2, 2, (2, size, size, channels)).astype(np.float32)
+
+
+def named_state(model) -> dict[str, np.ndarray]:
+    """A state dict for a network of ours, every floating tensor made from its name."""
+    from keras_resnet.weights import pytorch  # not where the references are recorded
+
+    return {
+        name: tensor(name, value.shape) if value.dtype == np.float32 else value
+        for name, value in pytorch.to_state_dict(model).items()
+    }

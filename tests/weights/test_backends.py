@@ -58,12 +58,10 @@ def test_every_group_is_here():
     assert all(REGISTRY[name].group == group for group, name in NETWORKS.items())
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """A `.keras` file of each network, written under TensorFlow, and images for it."""
-    from conftest import named_state
+def write_files(folder: Path) -> None:
+    """Writes a `.keras` file of each network, under TensorFlow, and images for it."""
+    from named_tensors import named_state
 
-    folder = tmp_path_factory.mktemp("backends")
     images = {}
     for name in NETWORKS.values():
         shape = (side(name), side(name), 3)
@@ -72,6 +70,12 @@ def folder(tmp_path_factory):
         model.save(folder / f"{name}.keras")
         images[name] = np.random.RandomState(2).uniform(-2, 2, (2, *shape)).astype(np.float32)
     np.savez(folder / "images.npz", **images)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("backends")
+    write_files(folder)
     return folder
 
 
