@@ -151,10 +151,7 @@ def test_evaluation_holds_every_example_in_order(request, kind):
     images, labels = collect(dataset)
     assert int(dataset.cardinality()) == len(images)
     np.testing.assert_array_equal(np.concatenate(labels), split.labels)
-    if isinstance(split, ArraySplit):
-        sources = list(split.images)
-    else:
-        sources = [read_image(path, 3) for path in split.paths]
+    sources = list(split.images) if isinstance(split, ArraySplit) else [read_image(path, 3) for path in split.paths]
     expected = np.stack([preprocess(image, SETTINGS).numpy() for image in sources])
     # The same operators on a batch and on an image: not a bit differs.
     np.testing.assert_array_equal(np.concatenate(images), expected)
