@@ -238,6 +238,19 @@ def test_a_lost_loss_leaves_the_best_checkpoint(recipe, tmp_path, monkeypatch):
     assert [path.name for path in (tmp_path / "w" / "checkpoints").iterdir()] == ["epoch-00001.npz"]
 
 
+def test_settings_may_change_while_no_epoch_is_complete(recipe, tmp_path, monkeypatch):
+    places = {"name": "w", "runs": tmp_path, "saved_models": tmp_path / "s", "report": lambda line: None}
+    interrupt_at(monkeypatch, 1)
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe, **places)
+    lower = Recipe.from_dict({**recipe.to_dict(), "learning_rate": 0.01})
+    with pytest.raises(UserError, match=r"learning_rate was 0\.05, is 0\.01"):
+        train(lower, **places, resume=True)
+    with pytest.raises(KeyboardInterrupt):
+        train(lower, **places)
+    assert json.loads((tmp_path / "w" / "recipe.json").read_text())["settings"]["learning_rate"] == 0.01
+
+
 def test_a_batch_must_fit_the_data(recipe, tmp_path):
     large = Recipe.from_dict({**recipe.to_dict(), "batch_size": 1000})
     with pytest.raises(UserError, match="batch_size must be at most the number of training images"):
