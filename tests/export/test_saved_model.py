@@ -123,5 +123,5 @@ def test_the_recorded_preprocessing_must_not_be_contradicted(folder, tmp_path, p
     copy = tmp_path / "colours"
     shutil.copytree(folder.parent, copy)
     write_json(copy / "preprocessing.json", dataclasses.replace(preprocessing, mean=(0.1, 0.1, 0.1)).to_dict())
-    with pytest.raises(UserError, match="another preprocessing.*mean"):
+    with pytest.raises(UserError, match=r"another preprocessing.*mean"):
         load_predictor(copy)
