@@ -1,1 +1,22 @@
-"""Trained networks as files for servers and phones, each checked against the network that it came from."""
+"""Trained networks as files for servers and phones, each checked against the network that it came from.
+
+`from keras_resnet.export import export` is what `export.py` calls; it is loaded on first use, because it loads TensorFlow.
+"""
+
+import importlib
+
+_PUBLIC = {
+    "export": "keras_resnet.export.pipeline",
+    "ExportReport": "keras_resnet.export.pipeline",
+    "FORMATS": "keras_resnet.export.pipeline",
+    "export_saved_model": "keras_resnet.export.saved_model",
+    "fold_batch_norms": "keras_resnet.export.folding",
+}
+
+__all__ = list(_PUBLIC)
+
+
+def __getattr__(name: str):
+    if name not in _PUBLIC:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_PUBLIC[name]), name)
