@@ -16,6 +16,7 @@ import keras
 import numpy as np
 
 from keras_resnet.applications import create_model
+from keras_resnet.data.augmentation import get_augmentation
 from keras_resnet.data.pipeline import evaluation_batches, steps_per_epoch, training_batches
 from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.data.sources import load_source
@@ -115,6 +116,8 @@ def train(
             f"got {recipe.batch_size:,}. Lower it."
         )
     steps = steps_per_epoch(data.train, recipe.batch_size)
+    augmentation = data.augmentation if recipe.augmentation == "default" else recipe.augmentation
+    get_augmentation(augmentation)
     strategy = create_strategy(recipe.devices)
     if recipe.batch_size % strategy.num_replicas_in_sync:
         raise UserError(
@@ -134,6 +137,7 @@ def train(
         run,
         recipe,
         dataset=_describe(data),
+        resume=resume,
         overwrite=overwrite,
         # A checkpoint has weights, momentum and perhaps averages; then the model, and a margin for the rest.
         needed_bytes=weights_bytes * (3 * (KEPT + 2) + 1) + 20_000_000,
@@ -145,12 +149,15 @@ def train(
             f"{run.path}: {recipe.model} ({model.count_params():,} parameters) on {data.name}, "
             f"{len(data.train):,} training, {len(data.validation):,} validation, {len(data.test):,} test images"
         )
+        for label, count in (data.bad_images or {}).items():
+            if count:
+                report(f"Left out of class {label}, being no whole images: {count}")
         if progress.epoch:
             report(f"Resuming after epoch {progress.epoch} of {recipe.epochs}.")
 
         # Epochs
         if progress.epoch < recipe.epochs:
-            progress = _fit(twin, recipe, data, preprocessing, run, progress, steps, report)
+            progress = _fit(twin, recipe, data, preprocessing, augmentation, run, progress, report)
 
         # The best network
         load_checkpoint(checkpoint_path(run.checkpoints, progress.best_epoch), twin, twin.optimizer)
@@ -236,13 +243,14 @@ def compile_twin(twin: keras.Model, recipe: Recipe, *, steps: int, jit_compile: 
         jit_compile: From `distribution.jit_compile`.
     """
     classes = twin.output_shape[-1]
+    warmup_epochs = recipe.epochs / 20 if recipe.warmup_epochs is None else recipe.warmup_epochs
     optimizer = create_optimizer(
         twin,
         learning_rate=Schedule(
             name=recipe.schedule,
             learning_rate=recipe.learning_rate,
             steps=steps * recipe.epochs,
-            warmup_steps=round(steps * recipe.warmup_epochs),
+            warmup_steps=round(steps * warmup_epochs),
         ),
         momentum=recipe.momentum,
         momentum_form=recipe.momentum_form,
@@ -287,12 +295,12 @@ def _fit(
     recipe: Recipe,
     data: "DatasetSpec",
     preprocessing: Preprocessing,
+    augmentation: str,
     run: RunDirectory,
     progress: Progress,
-    steps: int,
     report: Callable[[str], None],
 ) -> Progress:
-    augmentation = data.augmentation if recipe.augmentation == "default" else recipe.augmentation
+    steps = steps_per_epoch(data.train, recipe.batch_size)
     counts = {"steps": steps, "batch_size": recipe.batch_size, "epochs": recipe.epochs}
     records = EpochRecords(run, start=progress, report=report, **counts)
     callbacks = [
