@@ -10,9 +10,8 @@ import json
 import tempfile
 from pathlib import Path
 
-import numpy as np
-
 import named_tensors
+import numpy as np
 import test_backends
 import test_keras_applications
 import test_pytorch
