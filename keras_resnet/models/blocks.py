@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import keras
 from keras import layers
 
+from keras_resnet.errors import UserError
 from keras_resnet.models.config import ResNetConfig
 
 NHWC = {"data_format": "channels_last"}
@@ -176,6 +177,11 @@ def shortcut(x, preactivated, config: ResNetConfig, place: BlockPlace):
     if config.shortcut == "pad":
         x = subsample(x, place.stride, name=f"{name}_pool") if place.stride > 1 else x
         missing = place.out_channels - x.shape[-1]
+        if missing < 0:
+            raise UserError(
+                f"Shortcut 'pad' can add channels but not drop them. {place.name} takes {x.shape[-1]} and gives "
+                f"{place.out_channels}: use shortcut 'projection', or a narrower stem."
+            )
         # Told that channels come first, the layer pads (width, channels) of channels-last data.
         return layers.ZeroPadding2D(
             ((0, 0), (missing // 2, missing - missing // 2)),

@@ -1,0 +1,125 @@
+"""What all scripts share: one-line errors, exit codes, and flags that suggest the closest name.
+
+Exit codes: 0 done; 2 something the user can mend (also a loss that is no number any more, and a prediction with files
+that could not be read); 130 interrupted by Ctrl-C; 143 ended by SIGTERM. Anything else is our mistake and shows its
+traceback.
+"""
+
+import argparse
+import importlib
+import os
+import signal
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NoReturn
+
+from keras_resnet.errors import UserError, unknown_name
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, so that what cleans up after Ctrl-C cleans up after it, too."""
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are `UserError`s: one line, with the closest name where a name is wrong."""
+
+    def __init__(self, **options: Any):
+        # Abbreviated flags would change their meaning when a flag is added.
+        super().__init__(
+            **{
+                "allow_abbrev": False,
+                "formatter_class": argparse.ArgumentDefaultsHelpFormatter,
+                "argument_default": argparse.SUPPRESS,
+                **options,
+            }
+        )
+
+    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> argparse.Namespace:
+        parsed, extra = self.parse_known_args(args, namespace)
+        flags = [argument for argument in extra if argument.startswith("-") and len(argument) > 1]
+        if flags:
+            known = [option for action in self._actions for option in action.option_strings]
+            raise unknown_name("flag", flags[0].split("=")[0], known)
+        if extra:
+            raise UserError(f"{self.prog} does not expect {extra[0]!r}. See {self.prog} --help.")
+        return parsed
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            kind = action.option_strings[-1] if action.option_strings else action.dest
+            raise unknown_name(f"value of {kind}", value, map(str, action.choices))
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message[0].upper()}{message[1:]}. See {self.prog} --help.")
+
+
+def run(command: Callable[[argparse.Namespace], int | None], parser: Parser, argv: Sequence[str] | None) -> int:
+    """Parses arguments, runs a script's command and turns what went wrong into a line and an exit code.
+
+    Args:
+        command: Takes the parsed arguments, returns the exit code (None: 0).
+        parser: The script's parser.
+        argv: The arguments; default: the process's.
+
+    Returns:
+        The exit code.
+    """
+    # TensorFlow tells about its build on every import; set the variable to 0 to see it.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    try:
+        previous = signal.signal(signal.SIGTERM, _terminate)
+    except ValueError:  # not in the main thread
+        previous = None
+    try:
+        return command(parser.parse_args(argv)) or 0
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:  # the reader of our output has gone, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt as interrupt:
+        print(f"\n{interrupt or 'Interrupted.'}", file=sys.stderr)
+        return 143 if isinstance(interrupt, Terminated) else 130
+    finally:
+        if previous is not None:
+            signal.signal(signal.SIGTERM, previous)
+
+
+def dispatch(program: str, verbs: Mapping[str, tuple[str, str]], argv: Sequence[str] | None) -> int:
+    """Runs one of several commands, loading its module alone.
+
+    Args:
+        program: What the user typed before the verb.
+        verbs: Verb → ("package.module:function", help). The function takes the arguments behind the verb and returns
+            the exit code.
+        argv: The arguments; default: the process's.
+
+    Returns:
+        The exit code.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        width = max(map(len, verbs))
+        print(f"usage: {program} VERB ...\n")
+        print("\n".join(f"  {verb:<{width}}  {text}" for verb, (_, text) in verbs.items()))
+        print(f"\n{program} VERB --help tells more.")
+        return 0 if arguments else 2
+    verb, *rest = arguments
+    if verb not in verbs:
+        print(f"error: {unknown_name('command', verb, verbs)}", file=sys.stderr)
+        return 2
+    module, function = verbs[verb][0].split(":")
+    return getattr(importlib.import_module(module), function)(rest)
+
+
+def check_data_set(name: str) -> None:
+    """Raises the UserError for a data set whose name is unknown, without loading TensorFlow."""
+    from keras_resnet.data.sources import SOURCES, load_source
+
+    if name.partition(":")[0] not in SOURCES:
+        load_source(name)
+
+
+def _terminate(signum: int, frame: Any) -> NoReturn:
+    raise Terminated

@@ -1,0 +1,17 @@
+"""`keras-resnet VERB …`: every script under one name."""
+
+from collections.abc import Sequence
+
+from keras_resnet.cli import entry
+
+VERBS = {
+    "train": ("keras_resnet.cli.train:main", "train a network; the same command goes on with an interrupted run"),
+    "evaluate": ("keras_resnet.cli.evaluate:main", "exact metrics of a model over every example"),
+    "predict": ("keras_resnet.cli.predict:main", "label and probability for image files"),
+    "benchmark": ("keras_resnet.cli.benchmark:main", "images a second of input and training"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command that the first argument names and returns its exit code."""
+    return entry.dispatch("keras-resnet", VERBS, argv)

@@ -1,0 +1,39 @@
+"""`keras-resnet plot NAME [FILE.png]`: a network's stages as a picture."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from keras_resnet.cli import entry
+from keras_resnet.errors import UserError
+from keras_resnet.models.registry import get_config
+
+
+def build_parser() -> entry.Parser:
+    """Builds the parser; imports nothing heavy."""
+    parser = entry.Parser(prog="keras-resnet plot", description=__doc__)
+    parser.add_argument("name", help="a registry name, see `keras-resnet models`")
+    parser.add_argument("file", nargs="?", default=None, help="where the PNG goes (default: NAME.png)")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Draws the network at its default input size. Returns the exit code."""
+    return entry.run(command, build_parser(), argv)
+
+
+def command(args: argparse.Namespace) -> int:
+    config = get_config(args.name)
+    path = Path(args.file or f"{args.name}.png")
+    if path.suffix.lower() != ".png":
+        raise UserError(f"The picture is written as PNG. Received {path}: end its name in .png.")
+    if not path.parent.is_dir():
+        raise UserError(f"The picture's folder must exist. Received {path}: make {path.parent} first.")
+
+    from keras_resnet.models.complexity import complexity
+    from keras_resnet.models.diagram import draw_network
+    from keras_resnet.models.resnet import build_model
+
+    draw_network(config, complexity(build_model(config)), path)
+    print(path)
+    return 0

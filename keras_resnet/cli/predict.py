@@ -1,0 +1,54 @@
+"""`predict.py`: label and probability for image files and folders of them."""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+
+from keras_resnet.cli import entry
+from keras_resnet.errors import UserError
+
+
+def build_parser() -> entry.Parser:
+    """Returns the parser."""
+    parser = entry.Parser(
+        prog="predict.py",
+        description="Prints label and probability for each image. A file that cannot be read is reported, the "
+        "others are done, and the exit code is 2.",
+    )
+    parser.add_argument("model", help="run directory, .keras file, SavedModel or .tflite file")
+    parser.add_argument("images", nargs="+", metavar="image", help="image files and folders of them")
+    parser.add_argument("--top", type=int, default=1, metavar="K", help="how many labels a file gets")
+    parser.add_argument("--batch-size", type=int, default=32, help="images at a time")
+    parser.add_argument("--json", action="store_true", default=False, help="one JSON object for all files")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Predicts and returns the exit code."""
+    return entry.run(_predict, build_parser(), argv)
+
+
+def _predict(arguments: argparse.Namespace) -> int:
+    for flag in ("top", "batch_size"):
+        if getattr(arguments, flag) < 1:
+            raise UserError(f"--{flag.replace('_', '-')} must be at least 1, got {getattr(arguments, flag)}.")
+
+    from keras_resnet.distribution import require_tensorflow
+
+    require_tensorflow()
+    from keras_resnet.prediction import load_predictor, predict_images
+
+    predictor = load_predictor(arguments.model)
+    predictions = predict_images(predictor, arguments.images, top=arguments.top, batch_size=arguments.batch_size)
+    done = []
+    for prediction in predictions:
+        done.append(prediction)
+        if prediction.error is not None:
+            print(f"error: {prediction.error}", file=sys.stderr)
+        elif not arguments.json:
+            classes = "  ".join(f"{label} {probability:.2%}" for label, probability in prediction.classes)
+            print(f"{prediction.file}  {classes}", flush=True)
+    if arguments.json:
+        print(json.dumps({"predictions": [prediction.to_dict() for prediction in done]}, ensure_ascii=False))
+    return 2 if any(prediction.error is not None for prediction in done) else 0

@@ -1,0 +1,139 @@
+"""`train.py`: trains a network; the same command again goes on with a run that was interrupted."""
+
+import argparse
+import dataclasses
+import json
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from keras_resnet import provenance
+from keras_resnet.cli import entry
+from keras_resnet.errors import UserError
+from keras_resnet.models.registry import get_config
+from keras_resnet.storage import append_row
+from keras_resnet.training.recipes import Recipe, load_settings, setting_kind
+from keras_resnet.training.runs import RunDirectory, default_name
+
+
+def build_parser() -> entry.Parser:
+    """Returns the parser: the run's own flags, and one flag for each setting of a recipe."""
+    parser = entry.Parser(
+        prog="train.py",
+        description="Trains a network. With no flags: handwritten digits, which takes some minutes on two cores. "
+        "The same command again goes on with a run that was interrupted.",
+    )
+    run = parser.add_argument_group("run")
+    run.add_argument("--recipe", metavar="FILE.json", help="settings to start from; flags override them")
+    run.add_argument("--name", help="name of the run; default: data set, model and seed")
+    run.add_argument("--runs", metavar="FOLDER", default="runs", help="folder of the run directories")
+    run.add_argument("--saved-models", metavar="FOLDER", default="saved_models", help="folder of the exported models")
+    run.add_argument("--resume", action="store_true", default=False, help="only go on with a run that is there already")
+    run.add_argument("--overwrite", action="store_true", default=False, help="remove a run of the same name first")
+    run.add_argument("--results", metavar="FILE.csv", help="append the result as a row to this file")
+    run.add_argument(
+        "--json", action="store_true", default=False, help="one JSON object on standard output; lines on stderr"
+    )
+    settings = parser.add_argument_group("recipe")
+    for field in dataclasses.fields(Recipe):
+        choices = field.metadata.get("choices")
+        shown = "" if field.default is None else f" (default: {field.default})"
+        # The recipe checks the values: one place decides, whether they come from a flag or a file.
+        settings.add_argument(
+            f"--{field.name.replace('_', '-')}",
+            dest=f"recipe.{field.name}",
+            type=setting_kind(field),
+            metavar="{" + ",".join(choices) + "}" if choices else setting_kind(field).__name__.upper(),
+            help=field.metadata["help"] + shown,
+            default=argparse.SUPPRESS,
+        )
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Trains and returns the exit code."""
+    given = list(sys.argv[1:] if argv is None else argv)
+    return entry.run(lambda arguments: _train(arguments, given), build_parser(), given)
+
+
+def _train(arguments: argparse.Namespace, given: list[str]) -> int:
+    began, began_cpu = time.perf_counter(), time.process_time()
+    recipe = _recipe(arguments)
+    # Names are checked before TensorFlow is loaded, so that a typing mistake is answered at once.
+    get_config(recipe.model)
+    entry.check_data_set(recipe.dataset)
+    name = getattr(arguments, "name", None) or default_name(recipe)
+    if name in (".", "..") or Path(name).name != name:
+        raise UserError(f"A run's name is the name of one folder, got {name!r}. Use --runs for the place.")
+
+    from keras_resnet.distribution import require_tensorflow
+
+    require_tensorflow()
+    from keras_resnet.training.trainer import train
+
+    def report(line: str) -> None:
+        print(line, file=sys.stderr if arguments.json else sys.stdout, flush=True)
+
+    try:
+        result = train(
+            recipe,
+            name=name,
+            runs=arguments.runs,
+            saved_models=arguments.saved_models,
+            resume=arguments.resume,
+            overwrite=arguments.overwrite,
+            report=report,
+        )
+    except KeyboardInterrupt as interrupt:
+        again = provenance.command("train.py", [flag for flag in given if flag != "--overwrite"])
+        raise type(interrupt)(f"Interrupted. The same command goes on where it stopped: {again}") from None
+
+    seconds, cpu_seconds = time.perf_counter() - began, time.process_time() - began_cpu
+    report(
+        f"test accuracy {result.test.top1:.2%} (best epoch {result.best_epoch}, validation "
+        f"{result.validation_accuracy:.2%}), {seconds:.0f} s, {cpu_seconds:.0f} CPU s"
+    )
+    report(f"{result.path}: model.keras, metrics.csv, test_metrics.json. Serving: {result.saved_model.parent}")
+    if arguments.json:
+        summary = {
+            "run": str(result.path),
+            "saved_model": str(result.saved_model),
+            "test": result.test.to_dict(),
+            "best_epoch": result.best_epoch,
+            "validation_accuracy": result.validation_accuracy,
+            "seconds": seconds,
+            "cpu_seconds": cpu_seconds,
+        }
+        print(json.dumps(summary))
+    if getattr(arguments, "results", None):
+        append_row(
+            arguments.results,
+            {
+                "command": provenance.command("train.py", given),
+                "dataset": recipe.dataset,
+                "model": recipe.model,
+                "seed": recipe.seed,
+                "epochs": recipe.epochs,
+                "test_accuracy": f"{result.test.top1:.4f}",
+                "test_images": result.test.count,
+                "seconds": f"{seconds:.1f}",
+                "cpu_seconds": f"{cpu_seconds:.1f}",
+                **provenance.result_row(),
+            },
+        )
+    return 0
+
+
+def _recipe(arguments: argparse.Namespace) -> Recipe:
+    settings = {}
+    if hasattr(arguments, "recipe"):
+        settings = load_settings(arguments.recipe)
+    elif arguments.resume and hasattr(arguments, "name"):
+        # `--resume --name NAME` needs no more: the run knows its settings.
+        stored = RunDirectory(Path(arguments.runs) / arguments.name).recipe
+        if stored.is_file():
+            settings = load_settings(stored)
+    prefix = "recipe."
+    flags = {key.removeprefix(prefix): value for key, value in vars(arguments).items() if key.startswith(prefix)}
+    return Recipe.from_dict({**settings, **flags})

@@ -1,0 +1,327 @@
+"""What every source yields: a `DatasetSpec` of three splits, and the fixed rules by which splits are cut.
+
+This module imports neither TensorFlow nor Pillow.
+"""
+
+import dataclasses
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from keras_resnet.errors import UserError
+
+if TYPE_CHECKING:
+    from keras_resnet.data.preprocessing import Preprocessing
+
+# Channel statistics of ImageNet's training images, the usual choice for photographs.
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+# Images of one size up to this side keep it; everything else is a photograph and goes to the network at 224 ×
+# 224.
+SMALL_SIDE = 64
+PHOTOGRAPH_SIDE = 224
+
+# How a file is decoded (FileSplit.decoders).
+DECODER_JPEG, DECODER_TENSORFLOW, DECODER_PILLOW = 0, 1, 2
+
+
+@dataclass(frozen=True, eq=False)
+class ArraySplit:
+    """Examples in memory.
+
+    Attributes:
+        images: uint8 [N, height, width, 1 or 3], 0..255, RGB.
+        labels: int32 [N].
+        masks: bool [N, height, width], where the object is; None where nobody knows.
+        mark_masks: bool [N, height, width], where a planted mark is (see the source `shapes`); None without
+            marks.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    masks: np.ndarray | None = None
+    mark_masks: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True, eq=False)
+class FileSplit:
+    """Examples in image files, each of which was decoded once when the folder was scanned.
+
+    Attributes:
+        paths: The files.
+        labels: int32 [N].
+        sizes: int32 [N, 2], height and width of the upright image.
+        decoders: uint8 [N]: DECODER_JPEG (an upright JPEG), DECODER_TENSORFLOW (`decode_image` reads it),
+            DECODER_PILLOW (only `read_image` does).
+    """
+
+    paths: tuple[str, ...]
+    labels: np.ndarray
+    sizes: np.ndarray
+    decoders: np.ndarray
+    masks: ClassVar[None] = None
+    mark_masks: ClassVar[None] = None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True, eq=False)
+class StreamSplit:
+    """Examples in the record files of a prepared TensorFlow Datasets builder, too large or too uneven for
+    memory.
+
+    Attributes:
+        builder: The tfds.core.DatasetBuilder, prepared.
+        instructions: The record files: (path, number of records to skip, number to take).
+        image_key: Name of the image feature.
+        label_key: Name of the label feature.
+    """
+
+    builder: Any
+    instructions: tuple[tuple[str, int, int], ...]
+    image_key: str
+    label_key: str
+    masks: ClassVar[None] = None
+    mark_masks: ClassVar[None] = None
+    _labels: list[np.ndarray] = field(default_factory=list, repr=False)
+
+    def __len__(self) -> int:
+        return sum(take for _, _, take in self.instructions)
+
+    @property
+    def labels(self) -> np.ndarray:
+        """int32 [N] in the order of the records; the first access reads every record, without decoding
+        images.
+        """
+        if not self._labels:
+            from keras_resnet.data.tfds_source import read_labels
+
+            self._labels.append(read_labels(self))
+        return self._labels[0]
+
+
+Split = ArraySplit | FileSplit | StreamSplit
+
+
+@dataclass(frozen=True, eq=False)
+class DatasetSpec:
+    """A data set, ready for the pipeline.
+
+    Attributes:
+        name: How it was asked for, for example "digits" or "folder:flowers".
+        labels: The class names in the order of the labels' numbers.
+        image_shape: (height, width, channels), the default network input.
+        train: The examples to learn from.
+        validation: The examples to choose by; none of them is in `train` or `test`.
+        test: The examples to report on.
+        augmentation: Name of the default augmentation.
+        mean: Mean of each channel, pixels scaled to 0..1.
+        std: Standard deviation of each channel, pixels scaled to 0..1.
+        fingerprint: SHA-256 in hexadecimal digits: equal for equal contents, wherever they lie.
+        bad_images: How many unreadable images were left out, class → count; empty when none was.
+    """
+
+    name: str
+    labels: tuple[str, ...]
+    image_shape: tuple[int, int, int]
+    train: Split
+    validation: Split
+    test: Split
+    augmentation: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    fingerprint: str
+    bad_images: dict[str, int] = field(default_factory=dict)
+
+    def preprocessing(self, **changes: Any) -> "Preprocessing":
+        """Builds the data set's default preprocessing.
+
+        Args:
+            **changes: Fields of `Preprocessing` to set otherwise, for example `resize="crop"`.
+
+        Returns:
+            The settings, with this data set's input shape, statistics and labels.
+        """
+        from keras_resnet.data.preprocessing import Preprocessing
+
+        height, width, channels = self.image_shape
+        settings = Preprocessing(height, width, channels, self.mean, self.std, labels=self.labels)
+        return dataclasses.replace(settings, **changes)
+
+    @classmethod
+    def from_arrays(
+        cls,
+        x_train: np.ndarray,
+        y_train: np.ndarray,
+        x_test: np.ndarray,
+        y_test: np.ndarray,
+        *,
+        x_validation: np.ndarray | None = None,
+        y_validation: np.ndarray | None = None,
+        labels: Sequence[str] | None = None,
+        image_size: int | None = None,
+        augmentation: str | None = None,
+        name: str = "arrays",
+    ) -> "DatasetSpec":
+        """Builds a data set from arrays in memory.
+
+        Args:
+            x_train: uint8 [N, height, width, channels] or [N, height, width] (grey), 0..255, RGB.
+            y_train: Whole numbers [N] or [N, 1], 0..classes-1.
+            x_test: As x_train.
+            y_test: As y_train.
+            x_validation: As x_train; without it every tenth training image of each class is set aside, always
+                the same.
+            y_validation: As y_train.
+            labels: Class names; "0", "1", … without them.
+            image_size: Side of the network input; the images' own size without it.
+            augmentation: Name of the default augmentation; chosen by the images' size without it.
+            name: The data set's name.
+
+        Returns:
+            The data set.
+
+        Raises:
+            UserError: The arrays do not fit together.
+        """
+        train = _array_split("train", x_train, y_train)
+        test = _array_split("test", x_test, y_test)
+        if (x_validation is None) != (y_validation is None):
+            raise UserError("x_validation and y_validation come together, got only one of them.")
+        if x_validation is not None:
+            validation = _array_split("validation", x_validation, y_validation)
+        else:
+            rest, held_out = hold_out(train.labels, 0.1)
+            require_examples(held_out, "validation", "two training images of a class")
+            validation = ArraySplit(train.images[held_out], train.labels[held_out])
+            train = ArraySplit(train.images[rest], train.labels[rest])
+        shapes = {split.images.shape[1:] for split in (train, validation, test)}
+        if len(shapes) > 1:
+            raise UserError(f"The images of every split must have one shape, got {sorted(shapes)}.")
+        highest = max(int(split.labels.max()) for split in (train, validation, test))
+        if labels is None:
+            labels = [str(number) for number in range(highest + 1)]
+        if highest >= len(labels):
+            raise UserError(
+                f"A label is the number of a class name, 0..{len(labels) - 1}, got {highest}. "
+                "Give one class name for every number."
+            )
+        height, width, channels = shapes.pop()
+        if image_size is not None:
+            height = width = image_size
+        mean, std = channel_statistics(train.images)
+        return cls(
+            name=name,
+            labels=tuple(str(label) for label in labels),
+            image_shape=(height, width, channels),
+            train=train,
+            validation=validation,
+            test=test,
+            augmentation=augmentation or default_augmentation((height, width, channels)),
+            mean=mean,
+            std=std,
+            fingerprint=arrays_fingerprint(labels, train, validation, test),
+        )
+
+
+def default_augmentation(image_shape: tuple[int, int, int]) -> str:
+    """Names the usual augmentation for images of a shape: photographs, small colour images, or grey ones.
+
+    Grey images are most often writing, which a mirror image spoils.
+    """
+    height, width, channels = image_shape
+    if max(height, width) > SMALL_SIDE:
+        return "inception_crop_flip"
+    return "crop" if channels == 1 else "crop_flip"
+
+
+def hold_out(labels: np.ndarray, fraction: float) -> tuple[np.ndarray, np.ndarray]:
+    """Cuts a part off a set of examples, the same fraction of every class; the cut is always the same.
+
+    Args:
+        labels: int [N].
+        fraction: The part to cut off. Each class gives round(fraction · its size) examples, at least one
+            where it has two, and keeps at least one.
+
+    Returns:
+        (kept, held_out): int64 arrays of positions in 0..N-1, ascending, without overlap.
+    """
+    labels = np.asarray(labels)
+    shuffled = np.random.default_rng(20151210).permutation(len(labels))  # fixed: no setting moves an example
+    held_out = []
+    for label in np.unique(labels):
+        members = shuffled[labels[shuffled] == label]
+        count = min(max(1, round(fraction * len(members))), len(members) - 1)
+        held_out.append(members[:count])
+    chosen = np.sort(np.concatenate(held_out)) if held_out else np.zeros(0, np.int64)
+    return np.setdiff1d(np.arange(len(labels)), chosen), chosen
+
+
+def require_examples(positions: np.ndarray, split: str, need: str) -> None:
+    """Raises a UserError where a cut left a split without any example."""
+    if len(positions) == 0:
+        raise UserError(f"The {split} split would be empty: it needs at least {need}. Add images.")
+
+
+def channel_statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Computes mean and standard deviation of each channel, exactly, from the pixels' histogram.
+
+    Args:
+        images: uint8 [..., channels], 0..255.
+
+    Returns:
+        (mean, std), one float a channel, for pixels scaled to 0..1 and rounded to six digits; a channel of
+        one single value has a std of 1, so that normalization stays finite.
+    """
+    pixels = images.reshape(-1, images.shape[-1])
+    values = np.arange(256) / 255.0
+    means, stds = [], []
+    for channel in range(pixels.shape[-1]):
+        counts = np.bincount(pixels[:, channel], minlength=256)
+        mean = (counts @ values) / counts.sum()
+        deviation = np.sqrt((counts @ (values - mean) ** 2) / counts.sum())
+        means.append(round(float(mean), 6))
+        stds.append(round(float(deviation), 6) or 1.0)
+    return tuple(means), tuple(stds)
+
+
+def arrays_fingerprint(labels: Sequence[str], *splits: ArraySplit) -> str:
+    """Returns the SHA-256 of class names, images and labels, in hexadecimal digits."""
+    digest = hashlib.sha256("\0".join(labels).encode())
+    for split in splits:
+        digest.update(repr(split.images.shape).encode())
+        digest.update(np.ascontiguousarray(split.images))
+        digest.update(np.ascontiguousarray(split.labels, dtype="<i4"))
+    return digest.hexdigest()
+
+
+def _array_split(name: str, images: Any, labels: Any) -> ArraySplit:
+    images, labels = np.asarray(images), np.asarray(labels)
+    if images.ndim == 3:
+        images = images[..., np.newaxis]
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] not in (1, 3):
+        raise UserError(
+            f"x_{name} must be uint8 pixels 0..255 of shape [images, height, width, 1 or 3], "
+            f"got {images.dtype} {list(images.shape)}."
+        )
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]
+    if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
+        raise UserError(
+            f"y_{name} must be whole numbers of shape [images], got {labels.dtype} {list(labels.shape)}."
+        )
+    if len(images) != len(labels):
+        raise UserError(f"x_{name} and y_{name} must be equally long, got {len(images)} and {len(labels)}.")
+    if len(labels) == 0:
+        raise UserError(f"x_{name} holds no image. Every split needs at least one.")
+    if labels.min() < 0:
+        raise UserError(f"y_{name} must count classes from 0, got {labels.min()}.")
+    return ArraySplit(images, labels.astype(np.int32))

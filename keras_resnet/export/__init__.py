@@ -1,0 +1,1 @@
+"""Export: artifacts that run without this project."""

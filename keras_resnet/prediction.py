@@ -1,0 +1,277 @@
+"""From images to labelled predictions, with any artifact: run directory, .keras file, SavedModel or .tflite file."""
+
+import dataclasses
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from keras_resnet.errors import UserError
+from keras_resnet.storage import load_model, read_json
+
+if TYPE_CHECKING:
+    import keras
+
+    from keras_resnet.data.preprocessing import Preprocessing
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp")
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """A model that is ready to answer, whatever it is stored as.
+
+    Attributes:
+        labels: The class names in the order of the probabilities.
+        preprocessing: How an image becomes the model's input.
+        predict: float32 images [n, height, width, channels], 0..255, at the network's size → float32 probabilities
+            [n, classes].
+    """
+
+    labels: tuple[str, ...]
+    preprocessing: "Preprocessing"
+    predict: Callable[[np.ndarray], np.ndarray]
+
+    @property
+    def pixels(self) -> "Preprocessing":
+        """The preprocessing up to `predict`: resizing without normalization."""
+        channels = self.preprocessing.channels
+        # (pixel / 255 - 0) / (1 / 255) is the pixel again, exactly.
+        return dataclasses.replace(
+            self.preprocessing, mean=(0.0,) * channels, std=(1 / 255,) * channels, color_order="rgb"
+        )
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a model says about one file.
+
+    Attributes:
+        file: The path as it was given.
+        classes: (label, probability) of the most probable classes, best first; empty on an error.
+        error: Why the file could not be read; None when it could.
+    """
+
+    file: str
+    classes: tuple[tuple[str, float], ...] = ()
+    error: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the prediction as a dictionary that JSON can hold."""
+        if self.error is not None:
+            return {"file": self.file, "error": self.error}
+        classes = [{"label": label, "probability": probability} for label, probability in self.classes]
+        return {"file": self.file, "predictions": classes}
+
+
+def load_predictor(path: str | os.PathLike[str]) -> Predictor:
+    """Loads a model to predict with.
+
+    Args:
+        path: A run directory, a folder of saved_models/, a SavedModel directory, a .keras or a .tflite file.
+
+    Returns:
+        The predictor.
+
+    Raises:
+        UserError: There is nothing at `path`, it is none of these, or it brings no preprocessing.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise UserError(f"There is no model at {path}. Give a run directory, .keras, SavedModel or .tflite.")
+    if path.is_dir():
+        if (path / "recipe.json").is_file():
+            if not (path / "model.keras").is_file():
+                raise UserError(f"The run {path} has no model yet. Finish it with train.py --resume.")
+            return _keras_predictor(path / "model.keras")
+        saved_model = _saved_model_in(path)
+        if saved_model is not None:
+            return _saved_model_predictor(saved_model)
+    elif path.suffix == ".keras":
+        return _keras_predictor(path)
+    elif path.suffix == ".tflite":
+        return _tflite_predictor(path)
+    raise UserError(f"{path} is no model. Give a run directory, a .keras file, a SavedModel or a .tflite file.")
+
+
+def model_predictor(model: "keras.Model", preprocessing: "Preprocessing") -> Predictor:
+    """Makes a predictor of a network in memory that returns logits.
+
+    Args:
+        model: The network.
+        preprocessing: How an image becomes its input.
+
+    Returns:
+        The predictor. Classes without names are called by their numbers.
+    """
+    import tensorflow as tf
+
+    from keras_resnet.data.preprocessing import normalize
+
+    shape = [None, preprocessing.height, preprocessing.width, preprocessing.channels]
+
+    @tf.function(input_signature=[tf.TensorSpec(shape, tf.float32)])
+    def probabilities(images):
+        return tf.nn.softmax(tf.cast(model(normalize(images, preprocessing), training=False), tf.float32))
+
+    labels = preprocessing.labels or tuple(str(number) for number in range(model.output_shape[-1]))
+    return Predictor(labels, preprocessing, lambda images: probabilities(tf.constant(images, tf.float32)).numpy())
+
+
+def predict_images(
+    predictor: Predictor, files: Sequence[str | os.PathLike[str]], *, top: int = 1, batch_size: int = 32
+) -> Iterator[Prediction]:
+    """Predicts image files, one after another; a file that cannot be read does not stop the others.
+
+    Args:
+        predictor: The model.
+        files: Image files and folders; a folder stands for the images in it and below, in order of name.
+        top: How many classes a file gets; at most as many as there are.
+        batch_size: Images at a time.
+
+    Yields:
+        A prediction for each file, in order.
+
+    Raises:
+        UserError: `top` is below 1.
+    """
+    from keras_resnet.data.preprocessing import read_image, resize_image
+
+    if top < 1:
+        raise UserError(f"The number of classes to show must be at least 1, got {top}.")
+    batch: list[tuple[str, np.ndarray | None, str | None]] = []
+    for file, problem in _image_files(files):
+        image = None
+        if problem is None:
+            try:
+                pixels = read_image(file, predictor.preprocessing.channels)
+                image = np.asarray(resize_image(pixels, predictor.preprocessing))
+            except UserError as error:
+                problem = str(error)
+        batch.append((file, image, problem))
+        if len(batch) == batch_size:
+            yield from _predict_batch(predictor, batch, top)
+            batch = []
+    if batch:
+        yield from _predict_batch(predictor, batch, top)
+
+
+def _predict_batch(predictor: Predictor, batch: list, top: int) -> Iterator[Prediction]:
+    images = [image for _, image, _ in batch if image is not None]
+    rows = iter(predictor.predict(np.stack(images)) if images else ())
+    for file, image, problem in batch:
+        if image is None:
+            yield Prediction(file, error=problem)
+            continue
+        row = next(rows)
+        best = np.argsort(-row, kind="stable")[:top]
+        yield Prediction(file, classes=tuple((predictor.labels[index], float(row[index])) for index in best))
+
+
+def _image_files(files: Iterable[str | os.PathLike[str]]) -> Iterator[tuple[str, str | None]]:
+    for file in files:
+        path = Path(file)
+        if not path.is_dir():
+            yield str(file), None
+            continue
+        found = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
+        if not found:
+            yield str(file), f"There are no images in the folder {file}."
+        for image in found:
+            yield str(image), None
+
+
+def _keras_predictor(path: Path) -> Predictor:
+    model, preprocessing = load_model(path)
+    if preprocessing is None:
+        raise UserError(f"{path} brings no preprocessing. Save it with keras_resnet.storage.save_model.")
+    return model_predictor(model, preprocessing)
+
+
+def _saved_model_in(path: Path) -> Path | None:
+    """The SavedModel at `path`, or its newest version below: TensorFlow Serving's layout."""
+    if (path / "saved_model.pb").is_file():
+        return path
+    versions = [child for child in path.iterdir() if child.name.isdigit() and (child / "saved_model.pb").is_file()]
+    return max(versions, key=lambda child: int(child.name), default=None)
+
+
+def _saved_model_predictor(path: Path) -> Predictor:
+    import tensorflow as tf
+
+    preprocessing = _preprocessing_beside(path, [path / "preprocessing.json", path.parent / "preprocessing.json"])
+    try:
+        loaded = tf.saved_model.load(os.fspath(path))
+    except Exception as error:  # TensorFlow raises OSError, ValueError, its own kinds, …
+        raise UserError(f"{path} is no whole SavedModel: {str(error).splitlines()[0]}") from None
+    if "serving_default" not in loaded.signatures:
+        raise UserError(f"{path} has no signature 'serving_default'.")
+    serve = loaded.signatures["serving_default"]
+    (name,) = serve.structured_input_signature[1]
+
+    def predict(images: np.ndarray, keep: Any = loaded) -> np.ndarray:  # `keep`: the signature alone frees the weights
+        (probabilities,) = serve(**{name: tf.constant(images, tf.float32)}).values()
+        return probabilities.numpy()
+
+    return _named_predictor(preprocessing, predict, serve.structured_outputs)
+
+
+def _tflite_predictor(path: Path) -> Predictor:
+    from ai_edge_litert.interpreter import Interpreter
+
+    preprocessing = _preprocessing_beside(
+        path, [path.with_suffix(".preprocessing.json"), path.parent / "preprocessing.json"]
+    )
+    try:
+        interpreter = Interpreter(model_path=os.fspath(path), num_threads=os.cpu_count())
+        interpreter.allocate_tensors()
+    except Exception as error:
+        raise UserError(f"{path} is no whole .tflite file: {str(error).splitlines()[0]}") from None
+    (inputs,), (outputs,) = interpreter.get_input_details(), interpreter.get_output_details()
+
+    def predict(images: np.ndarray) -> np.ndarray:
+        # One at a time: the graphs need not have a dynamic batch.
+        return np.stack([one(image[np.newaxis]) for image in images])
+
+    def one(image: np.ndarray) -> np.ndarray:
+        interpreter.set_tensor(inputs["index"], _quantized(image, inputs))
+        interpreter.invoke()
+        return _dequantized(interpreter.get_tensor(outputs["index"]), outputs)[0]
+
+    return _named_predictor(preprocessing, predict, {"probabilities": np.zeros(outputs["shape"])})
+
+
+def _quantized(values: np.ndarray, details: dict[str, Any]) -> np.ndarray:
+    if details["dtype"] == np.float32:
+        return values.astype(np.float32)
+    scale, zero = details["quantization"]
+    limits = np.iinfo(details["dtype"])
+    return np.clip(np.round(values / scale) + zero, limits.min, limits.max).astype(details["dtype"])
+
+
+def _dequantized(values: np.ndarray, details: dict[str, Any]) -> np.ndarray:
+    if details["dtype"] == np.float32:
+        return values
+    scale, zero = details["quantization"]
+    return ((values.astype(np.float32) - zero) * scale).astype(np.float32)
+
+
+def _preprocessing_beside(path: Path, places: Sequence[Path]) -> "Preprocessing":
+    from keras_resnet.data.preprocessing import Preprocessing
+
+    for place in places:
+        if place.is_file():
+            return Preprocessing.from_dict(read_json(place))
+    raise UserError(f"{path} has no preprocessing beside it, expected {places[-1]}.")
+
+
+def _named_predictor(preprocessing: "Preprocessing", predict: Callable, outputs: dict[str, Any]) -> Predictor:
+    (output,) = outputs.values()
+    classes = output.shape[-1]
+    labels = preprocessing.labels or tuple(str(number) for number in range(classes))
+    if len(labels) != classes:
+        raise UserError(f"The model has {classes} outputs, its preprocessing names {len(labels)} classes.")
+    return Predictor(labels, preprocessing, predict)

@@ -1,0 +1,282 @@
+"""Files that are either whole or absent: atomic writes, and a model stored together with its preprocessing.
+
+Everything is written under a temporary name in the same folder and renamed at the end, so that an interrupted command
+leaves the old artifact or the new one, never half of it. Nothing here reads or writes pickles.
+"""
+
+import contextlib
+import csv
+import io
+import json
+import os
+import secrets
+import shutil
+import zipfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from keras_resnet.errors import UserError
+
+if TYPE_CHECKING:
+    import keras
+
+    from keras_resnet.data.preprocessing import Preprocessing
+
+# The member of a .keras file (a zip archive) that holds the preprocessing. Keras ignores members it does not know.
+PREPROCESSING_MEMBER = "preprocessing.json"
+
+
+@contextlib.contextmanager
+def atomic_file(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yields a temporary path beside `path`; renames it to `path` at the end, removes it on an error.
+
+    Args:
+        path: Where the file shall be. An existing file is replaced. Missing folders are made.
+
+    Yields:
+        The temporary path, with the suffix of `path`.
+
+    Raises:
+        UserError: The folder cannot be written.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{secrets.token_hex(4)}.tmp-{path.name}")
+    with _named_os_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield temporary
+            _flush_to_disk(temporary)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def atomic_directory(path: str | os.PathLike[str], *, overwrite: bool = False) -> Iterator[Path]:
+    """Yields a temporary folder beside `path`; renames it to `path` at the end, removes it on an error.
+
+    Args:
+        path: Where the folder shall be.
+        overwrite: Whether an existing folder may be replaced.
+
+    Yields:
+        The temporary folder, empty.
+
+    Raises:
+        UserError: `path` exists and `overwrite` is False, or the folder above cannot be written.
+    """
+    path = Path(path)
+    if path.exists() and not overwrite:
+        raise UserError(f"{path} exists already. Choose another place or allow it to be overwritten.")
+    token = secrets.token_hex(4)
+    temporary = path.with_name(f".{token}.tmp-{path.name}")
+    retired = path.with_name(f".{token}.old-{path.name}")
+    with _named_os_errors(path):
+        temporary.mkdir(parents=True)
+        try:
+            yield temporary
+            if path.exists():
+                # A folder with content cannot be replaced in one step: the old one steps aside first.
+                os.replace(path, retired)
+                try:
+                    os.replace(temporary, path)
+                except OSError:
+                    os.replace(retired, path)
+                    raise
+            else:
+                os.replace(temporary, path)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+            if path.exists():
+                _remove(retired)
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Writes a UTF-8 text file atomically.
+
+    Args:
+        path: The file; replaced when it exists.
+        text: Its content.
+
+    Raises:
+        UserError: The folder cannot be written.
+    """
+    with atomic_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: str | os.PathLike[str], value: Any) -> None:
+    """Writes a JSON file atomically, indented, with a newline at the end.
+
+    Args:
+        path: The file; replaced when it exists.
+        value: What JSON can hold. NaN and infinity are refused by a ValueError: they are no JSON.
+
+    Raises:
+        UserError: The folder cannot be written.
+    """
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: str | os.PathLike[str]) -> Any:
+    """Reads a JSON file.
+
+    Raises:
+        UserError: There is no such file, or it is no JSON; the message names it.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"Cannot read {path}: {error.strerror}.") from None
+    except ValueError as error:
+        raise UserError(f"{path} is no JSON: {error}.") from None
+
+
+def append_row(path: str | os.PathLike[str], row: Mapping[str, Any]) -> None:
+    """Appends one row to a CSV file, which gets a header when it is new.
+
+    Args:
+        path: The file.
+        row: Column name → value; the columns of an existing file must be the same ones.
+
+    Raises:
+        UserError: The file has other columns, or cannot be written.
+    """
+    path = Path(path)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(row), lineterminator="\n")
+    old = path.read_text(encoding="utf-8") if path.exists() else ""
+    if old:
+        header = next(csv.reader(io.StringIO(old)))
+        if header != list(row):
+            raise UserError(
+                f"{path} has the columns {', '.join(header)}; this row has {', '.join(row)}. Name another file."
+            )
+        if not old.endswith("\n"):
+            old += "\n"
+    else:
+        writer.writeheader()
+    writer.writerow(row)
+    write_text(path, old + text.getvalue())
+
+
+def check_writable(directory: str | os.PathLike[str], needed_bytes: int = 0) -> None:
+    """Makes sure, before work begins, that its results can be stored.
+
+    Args:
+        directory: The folder, made when it is missing.
+        needed_bytes: How much will be written.
+
+    Raises:
+        UserError: The folder cannot be made or written, or its disk has too little space.
+    """
+    directory = Path(directory)
+    with _named_os_errors(directory):
+        directory.mkdir(parents=True, exist_ok=True)
+        probe = directory / f".{secrets.token_hex(4)}.tmp-probe"
+        try:
+            probe.write_bytes(b"probe")
+        finally:
+            with contextlib.suppress(OSError):
+                probe.unlink(missing_ok=True)
+        free = shutil.disk_usage(directory).free
+    if free < needed_bytes:
+        raise UserError(
+            f"{directory} needs {_megabytes(needed_bytes)} of disk space, {_megabytes(free)} are free. "
+            "Free some space or name another folder."
+        )
+
+
+def save_model(
+    model: "keras.Model", path: str | os.PathLike[str], preprocessing: "Preprocessing | None" = None
+) -> None:
+    """Saves a model as one .keras file that carries its preprocessing inside.
+
+    Args:
+        model: The model; it loads again without custom objects when its layers are Keras' own.
+        path: The file, ending in ".keras"; replaced when it exists.
+        preprocessing: What happens between an image and the network.
+
+    Raises:
+        UserError: The name does not end in ".keras", or the folder cannot be written.
+    """
+    path = Path(path)
+    if path.suffix != ".keras":
+        raise UserError(f"A model file's name ends in .keras, got {path.name!r}.")
+    with atomic_file(path) as temporary:
+        model.save(temporary)
+        if preprocessing is not None:
+            with zipfile.ZipFile(temporary, "a", zipfile.ZIP_DEFLATED) as archive:
+                archive.writestr(PREPROCESSING_MEMBER, json.dumps(preprocessing.to_dict(), ensure_ascii=False))
+
+
+def load_model(path: str | os.PathLike[str]) -> "tuple[keras.Model, Preprocessing | None]":
+    """Loads a .keras file and the preprocessing inside it.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The model, not compiled, and its preprocessing (None where the file brings none). The model has it as its
+        attribute `preprocessing`, too.
+
+    Raises:
+        UserError: There is no such file, it is no .keras file, or its preprocessing does not fit the model.
+    """
+    import keras
+
+    from keras_resnet.data.preprocessing import Preprocessing
+
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"There is no model file {path}.")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            stored = (
+                json.loads(archive.read(PREPROCESSING_MEMBER)) if PREPROCESSING_MEMBER in archive.namelist() else None
+            )
+        # safe_mode refuses Lambda layers, whose code would run on loading.
+        model = keras.saving.load_model(path, compile=False, safe_mode=True)
+    except Exception as error:  # zipfile, zlib, json, h5py and Keras each have their own kind
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(f"{path} is no whole .keras file: {reason}") from None
+    if stored is None:
+        return model, None
+    preprocessing = Preprocessing.from_dict(stored)
+    expected = (preprocessing.height, preprocessing.width, preprocessing.channels)
+    shape = tuple(model.input_shape[1:])
+    if any(have is not None and have != want for have, want in zip(shape, expected, strict=True)):
+        raise UserError(f"{path}: its preprocessing gives images of {expected}, its network takes {shape}.")
+    classes = model.output_shape[-1]
+    if preprocessing.labels and len(preprocessing.labels) != classes:
+        raise UserError(f"{path}: {len(preprocessing.labels)} labels, but the network has {classes} outputs.")
+    model.preprocessing = preprocessing
+    return model, preprocessing
+
+
+@contextlib.contextmanager
+def _named_os_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, FileNotFoundError) and error.filename is None:
+            raise
+        raise UserError(f"Cannot write {path}: {error.strerror or error}.") from error
+
+
+def _flush_to_disk(path: Path) -> None:
+    # Without it a power cut after the rename may leave an empty file under the final name.
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _megabytes(count: int) -> str:
+    return f"{count / 1e6:,.1f} MB"

@@ -1,0 +1,1 @@
+"""Training: recipes, schedules, optimizers, checkpoints and the trainer that puts them together."""

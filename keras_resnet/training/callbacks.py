@@ -1,0 +1,183 @@
+"""What happens beside the steps of a training: progress, metrics.csv, checkpoints, stopping when the loss is lost."""
+
+import dataclasses
+import math
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import keras
+
+from keras_resnet.errors import UserError
+from keras_resnet.training.checkpoints import Progress, save_checkpoint
+from keras_resnet.training.runs import RunDirectory, read_metrics, write_metrics
+
+
+class StopOnLostLoss(keras.callbacks.Callback):
+    """Stops when the loss is no finite number, saying where that happened."""
+
+    def __init__(self, run: RunDirectory, progress: Callable[[], Progress]):
+        super().__init__()
+        self._run, self._progress, self._epoch = run, progress, 0
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        self._epoch = epoch + 1
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        loss = float(logs["loss"])  # the mean over the epoch so far: not finite from the first bad step on
+        if math.isfinite(loss):
+            return
+        rate = float(self.model.optimizer.learning_rate)
+        progress = self._progress()
+        kept = (
+            f"The best checkpoint (epoch {progress.best_epoch}, validation accuracy "
+            f"{progress.best_accuracy:.2%}) stays in {self._run.checkpoints}."
+            if progress.best_epoch
+            else "No epoch was complete."
+        )
+        raise UserError(
+            f"The loss became {loss} in epoch {self._epoch}, step {batch + 1} (learning rate {rate:.3g}). "
+            f"{kept} Lower learning_rate, lengthen warmup_epochs, or use precision float32."
+        )
+
+
+class AveragedWeights(keras.callbacks.Callback):
+    """Validates with the averaged weights that the optimizer keeps, and puts the trained ones back."""
+
+    def on_test_begin(self, logs: Any = None) -> None:
+        self._trained = [variable.numpy() for variable in self.model.trainable_variables]
+        self.model.optimizer.finalize_variable_values(self.model.trainable_variables)
+
+    def on_test_end(self, logs: Any = None) -> None:
+        for variable, value in zip(self.model.trainable_variables, self._trained, strict=True):
+            variable.assign(value)
+
+
+class EpochRecords(keras.callbacks.Callback):
+    """After each epoch: a row of metrics.csv, a checkpoint, and a line for the person who waits.
+
+    Args:
+        run: The run directory.
+        start: How far the training was when it was begun or resumed.
+        steps: Steps an epoch.
+        batch_size: Images a step.
+        epochs: Epochs of the whole training.
+        report: Takes a line of text.
+    """
+
+    def __init__(
+        self,
+        run: RunDirectory,
+        *,
+        start: Progress,
+        steps: int,
+        batch_size: int,
+        epochs: int,
+        report: Callable[[str], None],
+    ):
+        super().__init__()
+        self.progress = start
+        self._run, self._start = run, start
+        self._images, self._epochs, self._report = steps * batch_size, epochs, report
+        self._rows: list[dict[str, Any]] = list(read_metrics(run.metrics, up_to_epoch=start.epoch))
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        self._began, self._began_cpu = time.perf_counter(), time.process_time()
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        self._epoch_began, self._trained = time.perf_counter(), None
+
+    def on_test_begin(self, logs: Any = None) -> None:
+        self._trained = self._trained or time.perf_counter()
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any]) -> None:
+        now = time.perf_counter()
+        images_per_second = self._images / ((self._trained or now) - self._epoch_began)
+        self._update_progress(epoch + 1, logs)
+        rate = float(self.model.optimizer.learning_rate)
+        self._rows.append(
+            {
+                "epoch": epoch + 1,
+                "learning_rate": f"{rate:.6g}",
+                **{name: f"{float(logs[name]):.6f}" for name in ("loss", "accuracy", "val_loss", "val_accuracy")},
+                "images_per_second": f"{images_per_second:.1f}",
+                "seconds": f"{now - self._epoch_began:.2f}",
+            }
+        )
+        write_metrics(self._run.metrics, self._rows)
+        save_checkpoint(self._run.checkpoints, self.model, self.model.optimizer, self.progress)
+
+        done = epoch + 1 - self._start.epoch
+        left = (now - self._began) / done * (self._epochs - epoch - 1)
+        best = " *" if self.progress.best_epoch == epoch + 1 else ""
+        self._report(
+            f"epoch {epoch + 1:>{len(str(self._epochs))}}/{self._epochs}  {images_per_second:7,.0f} images/s  "
+            f"loss {logs['loss']:.4f}  accuracy {logs['accuracy']:.4f}  "
+            f"val loss {logs['val_loss']:.4f}  val accuracy {logs['val_accuracy']:.4f}{best}  "
+            f"{duration(left)} left"
+        )
+
+    def _update_progress(self, epoch: int, logs: dict[str, Any]) -> None:
+        accuracy, loss = float(logs["val_accuracy"]), float(logs["val_loss"])
+        # A small validation split ties often; among equals the lower loss is the better network.
+        is_best = (accuracy, -loss) > (self.progress.best_accuracy, -self.progress.best_loss)
+        best = {"best_epoch": epoch, "best_accuracy": accuracy, "best_loss": loss} if is_best else {}
+        self.progress = dataclasses.replace(
+            self.progress,
+            epoch=epoch,
+            seconds=self._start.seconds + time.perf_counter() - self._began,
+            cpu_seconds=self._start.cpu_seconds + time.process_time() - self._began_cpu,
+            **best,
+        )
+
+
+class StepBar(keras.callbacks.Callback):
+    """A live bar on a terminal: steps of the epoch, images a second, and the epoch's time left."""
+
+    _WIDTH = 30
+    _SECONDS = 0.2  # between redraws
+
+    def __init__(self, *, steps: int, batch_size: int, epochs: int):
+        super().__init__()
+        self._steps, self._batch_size, self._epochs = steps, batch_size, epochs
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        self._epoch, self._began, self._drawn = epoch + 1, time.perf_counter(), 0.0
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        now = time.perf_counter()
+        if now - self._drawn < self._SECONDS:
+            return
+        self._drawn = now
+        done, seconds = batch + 1, now - self._began
+        filled = self._WIDTH * done // self._steps
+        bar = "█" * filled + "░" * (self._WIDTH - filled)
+        self._draw(
+            f"epoch {self._epoch}/{self._epochs} {bar} {done}/{self._steps}  "
+            f"{done * self._batch_size / seconds:,.0f} images/s  loss {float(logs['loss']):.4f}  "
+            f"{duration(seconds / done * (self._steps - done))} left"
+        )
+
+    def on_test_begin(self, logs: Any = None) -> None:
+        self._draw("validating …")
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        self._draw("")
+
+    def on_train_end(self, logs: Any = None) -> None:
+        self._draw("")
+
+    def _draw(self, text: str) -> None:
+        sys.stderr.write(f"\r\x1b[2K{text}")
+        sys.stderr.flush()
+
+
+def duration(seconds: float) -> str:
+    """Returns a time span as people write it: "45s", "3m05s", "2h07m"."""
+    seconds = round(seconds)
+    if seconds < 60:
+        return f"{seconds}s"
+    if seconds < 3600:
+        return f"{seconds // 60}m{seconds % 60:02d}s"
+    return f"{seconds // 3600}h{seconds % 3600 // 60:02d}m"

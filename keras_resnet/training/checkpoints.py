@@ -1,0 +1,175 @@
+"""Everything that an interrupted training needs to go on bit for bit, one file an epoch.
+
+A checkpoint is a NumPy archive without pickles: each variable of the network (states of random generators included),
+each variable of the optimizer (momentum, step, averages), and a JSON text with the progress.
+The newest two and the best one are kept.
+"""
+
+import json
+import math
+import os
+import re
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from keras_resnet.errors import UserError
+from keras_resnet.storage import atomic_file
+
+KEPT = 2
+_NAME = re.compile(r"epoch-(\d{5})\.npz")
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a training is.
+
+    Attributes:
+        epoch: Epochs that are complete.
+        best_epoch: The epoch, counted from 1, after which validation accuracy was highest; 0 before the first.
+        best_accuracy: That accuracy, 0..1.
+        best_loss: The validation loss after that epoch; it decides between equal accuracies.
+        seconds: Wall time spent so far, over all sittings.
+        cpu_seconds: Processor time spent so far, over all sittings.
+    """
+
+    epoch: int = 0
+    best_epoch: int = 0
+    best_accuracy: float = -1.0
+    best_loss: float = math.inf
+    seconds: float = 0.0
+    cpu_seconds: float = 0.0
+
+
+def checkpoint_path(directory: str | os.PathLike[str], epoch: int) -> Path:
+    """Returns the file that holds the state after an epoch, counted from 1."""
+    return Path(directory) / f"epoch-{epoch:05d}.npz"
+
+
+def save_checkpoint(
+    directory: str | os.PathLike[str],
+    model: keras.Model,
+    optimizer: keras.optimizers.Optimizer,
+    progress: Progress,
+) -> Path:
+    """Writes the checkpoint of an epoch and removes those that are neither among the newest nor the best.
+
+    Args:
+        directory: The folder of checkpoints.
+        model: The network in training.
+        optimizer: Its optimizer.
+        progress: How far it is.
+
+    Returns:
+        The file.
+    """
+    arrays = {name: np.asarray(variable) for name, variable in _variables(model, optimizer)}
+    arrays["progress"] = np.frombuffer(json.dumps(asdict(progress)).encode(), np.uint8)
+    path = checkpoint_path(directory, progress.epoch)
+    with atomic_file(path) as temporary, open(temporary, "wb") as file:
+        np.savez(file, **arrays)
+    kept = sorted(_epochs(directory))[-KEPT:]
+    for epoch in _epochs(directory):
+        if epoch not in kept and epoch != progress.best_epoch:
+            checkpoint_path(directory, epoch).unlink()
+    return path
+
+
+def load_checkpoint(
+    path: str | os.PathLike[str], model: keras.Model, optimizer: keras.optimizers.Optimizer
+) -> Progress:
+    """Restores the network and its optimizer; neither is touched unless the whole file is good.
+
+    Args:
+        path: The file.
+        model: A network of the same kind.
+        optimizer: Its optimizer, built.
+
+    Returns:
+        How far the training was.
+
+    Raises:
+        UserError: The file is damaged, or belongs to another network or optimizer.
+    """
+    try:
+        # A zip archive's checksums are verified while its members are read.
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+        progress = Progress(**json.loads(arrays.pop("progress").tobytes()))
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        raise UserError(f"The checkpoint {path} is damaged: {error}.") from None
+    variables = dict(_variables(model, optimizer))
+    if arrays.keys() != variables.keys():
+        raise UserError(f"The checkpoint {path} belongs to another network or optimizer.")
+    for name, variable in variables.items():
+        if arrays[name].shape != tuple(variable.shape):
+            raise UserError(f"The checkpoint {path} belongs to another network: {name} has another shape.")
+    for name, variable in variables.items():
+        variable.assign(arrays[name])
+    return progress
+
+
+def restore_newest(
+    directory: str | os.PathLike[str],
+    model: keras.Model,
+    optimizer: keras.optimizers.Optimizer,
+    *,
+    report: Callable[[str], None] = print,
+) -> Progress:
+    """Restores the newest checkpoint that is whole.
+
+    Args:
+        directory: The folder of checkpoints; it may be missing or empty.
+        model: The network.
+        optimizer: Its optimizer, built.
+        report: Told about each damaged file that is passed over; it is removed.
+
+    Returns:
+        How far the training was; `Progress()` when nothing could be restored.
+    """
+    for epoch in sorted(_epochs(directory), reverse=True):
+        path = checkpoint_path(directory, epoch)
+        try:
+            progress = load_checkpoint(path, model, optimizer)
+        except UserError as error:
+            if "damaged" not in str(error):
+                raise
+            report(f"{error} Going back to the one before it.")
+            path.unlink()
+            continue
+        return _with_a_best_that_exists(directory, progress, report)
+    return Progress()
+
+
+def _with_a_best_that_exists(directory: str | os.PathLike[str], progress: Progress, report: Callable) -> Progress:
+    best = checkpoint_path(directory, progress.best_epoch)
+    if not progress.best_epoch or _is_whole(best):
+        return progress
+    report(f"The best checkpoint {best} is missing or damaged; the best one is counted anew from here on.")
+    return Progress(epoch=progress.epoch, seconds=progress.seconds, cpu_seconds=progress.cpu_seconds)
+
+
+def _is_whole(path: Path) -> bool:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip() is None
+    except (OSError, zipfile.BadZipFile):
+        return False
+
+
+def _epochs(directory: str | os.PathLike[str]) -> list[int]:
+    directory = Path(directory)
+    if not directory.is_dir():
+        return []
+    return [int(match[1]) for path in directory.iterdir() if (match := _NAME.fullmatch(path.name))]
+
+
+def _variables(model: keras.Model, optimizer: keras.optimizers.Optimizer) -> Iterator[tuple[str, keras.Variable]]:
+    # Positions, not names: names of variables need not be unique, their order is fixed by the network.
+    for kind, variables in (("model", model.variables), ("optimizer", optimizer.variables)):
+        for position, variable in enumerate(variables):
+            yield f"{kind}_{position:05d}", variable

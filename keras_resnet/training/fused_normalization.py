@@ -1,0 +1,87 @@
+"""The network that trains: the same variables and numbers as the one that is stored, with a faster normalization.
+
+Keras 3's BatchNormalization is written in elementary operators. TensorFlow has one fused operator for it, forward and
+backward (Ioffe & Szegedy 2015, arXiv:1502.03167). A twin of the network uses that one; because the variables are the
+same in the same order, the weights are copied into the plain network afterwards, which then loads anywhere without
+custom objects. The twin also carries the precision policy, so that the stored network is always a float32 one.
+"""
+
+import keras
+import tensorflow as tf
+
+
+class FusedBatchNormalization(keras.layers.BatchNormalization):
+    """BatchNormalization over the last axis of [batch, height, width, channels], by TensorFlow's fused operator."""
+
+    def call(self, inputs, training=None, mask=None):
+        inputs = tf.convert_to_tensor(inputs)
+        channels = inputs.shape[-1]
+        scale = self.gamma if self.scale else tf.ones([channels])
+        offset = self.beta if self.center else tf.zeros([channels])
+        # The operator takes the features in half precision, but scale, offset and statistics in float32.
+        arguments = {
+            "x": inputs,
+            "scale": tf.convert_to_tensor(scale),
+            "offset": tf.convert_to_tensor(offset),
+            "epsilon": self.epsilon,
+        }
+        if not (training and self.trainable):
+            return tf.raw_ops.FusedBatchNormV3(
+                **arguments,
+                mean=tf.convert_to_tensor(self.moving_mean),
+                variance=tf.convert_to_tensor(self.moving_variance),
+                is_training=False,
+            ).y
+        fused = tf.raw_ops.FusedBatchNormV3(**arguments, mean=[], variance=[], is_training=True)
+        # The operator reports the variance with Bessel's correction; Keras' moving average is one without.
+        count = tf.cast(tf.size(inputs) // channels, tf.float32)
+        variance = fused.batch_variance * ((count - 1.0) / count)
+        keep = self.momentum
+        self.moving_mean.assign(self.moving_mean * keep + fused.batch_mean * (1.0 - keep))
+        self.moving_variance.assign(self.moving_variance * keep + variance * (1.0 - keep))
+        return fused.y
+
+
+def training_twin(model: keras.Model, *, precision: str = "float32") -> keras.Model:
+    """Builds the network that trains in place of another one.
+
+    Args:
+        model: A functional float32 network of built-in layers.
+        precision: "float32", "mixed_bfloat16" or "mixed_float16". The last layer computes in float32 always: a
+            softmax over logits in half precision loses small differences.
+
+    Returns:
+        A network with the same weights in the same order, as float32 variables: `copy_weights` brings them back.
+    """
+
+    def twin_layer(layer: keras.Layer) -> keras.Layer:
+        config = layer.get_config()
+        if layer.name not in model.output_names and not isinstance(layer, keras.layers.InputLayer):
+            config["dtype"] = precision
+        return (FusedBatchNormalization if _can_be_fused(layer) else type(layer)).from_config(config)
+
+    twin = keras.models.clone_model(model, clone_function=twin_layer)
+    copy_weights(model, twin)
+    return twin
+
+
+def copy_weights(source: keras.Model, target: keras.Model) -> None:
+    """Copies every weight between a network and its twin, after making sure that they are the same ones.
+
+    Args:
+        source: Where the weights come from.
+        target: Where they go.
+    """
+    if [(v.path, v.shape) for v in source.weights] != [(v.path, v.shape) for v in target.weights]:
+        raise ValueError("The networks' weights differ in name, shape or order.")
+    target.set_weights(source.get_weights())
+
+
+def _can_be_fused(layer: keras.Layer) -> bool:
+    return (
+        type(layer) is keras.layers.BatchNormalization
+        and len(layer.input.shape) == 4
+        and layer.axis in (-1, 3)
+        and not layer.renorm
+        and not layer.synchronized
+    )

@@ -1,0 +1,149 @@
+"""Every setting of a training, decided once: the frozen `Recipe`.
+
+The flags of train.py are generated from its fields, recipe.json holds it, and a run continues only with the same one.
+Nothing here imports TensorFlow, so that help and mistakes are answered at once.
+"""
+
+import dataclasses
+import json
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from keras_resnet.distribution import DEVICES, PRECISIONS, XLA
+from keras_resnet.errors import UserError, unknown_name
+
+
+def _setting(default: Any, help: str, **rules: Any) -> Any:
+    return dataclasses.field(default=default, metadata={"help": help, **rules})
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The settings of a training run; each field's meaning is its help text in `train.py --help`."""
+
+    dataset: str = _setting("digits", "data set: a name, or folder for a folder of images")
+    data_dir: str | None = _setting(None, "folder of the data set", kind=str)
+    bad_images: str = _setting("stop", "what to do about images that cannot be read", choices=("stop", "skip"))
+    image_size: int | None = _setting(
+        None, "height and width of the network input; default: the data set's", kind=int, minimum=1
+    )
+    resize: str = _setting("squash", "how images get to that size: stretched, or cropped", choices=("squash", "crop"))
+    crop_fraction: float = _setting(1.0, "part of the side that the centre crop keeps", above=0.0, maximum=1.0)
+    augmentation: str = _setting("default", "random changes of training images; default: the data set's")
+
+    model: str = _setting("resnet8", "network, a name of the model table")
+    weights: str | None = _setting(None, "weights to start from; default: random", kind=str)
+    drop_rate: float = _setting(0.0, "dropout before the logits", minimum=0.0, below=1.0)
+    stochastic_depth_rate: float = _setting(
+        0.0, "chance that the last residual branch is dropped", minimum=0.0, below=1.0
+    )
+
+    epochs: int = _setting(40, "passes over the training images", minimum=1)
+    batch_size: int = _setting(64, "images a step", minimum=1)
+    learning_rate: float = _setting(0.1, "highest learning rate", above=0.0)
+    schedule: str = _setting(
+        "cosine",
+        "course of the learning rate; step divides it by 10 at 50 %% and at 75 %%",
+        choices=("cosine", "step", "constant"),
+    )
+    warmup_epochs: float = _setting(2.0, "epochs of linear warm-up", minimum=0.0)
+    momentum: float = _setting(0.9, "momentum", minimum=0.0, below=1.0)
+    momentum_form: str = _setting("nesterov", "form of momentum", choices=("nesterov", "classical"))
+    weight_decay: float = _setting(5e-4, "weight decay of kernels", minimum=0.0)
+    decay_form: str = _setting("l2", "in the gradient (the paper's), or beside it", choices=("l2", "decoupled"))
+    label_smoothing: float = _setting(0.0, "probability spread evenly over all classes", minimum=0.0, below=1.0)
+    ema_decay: float = _setting(
+        0.0, "part of the averaged weights that a step keeps; 0: no averaging", minimum=0.0, below=1.0
+    )
+
+    seed: int = _setting(0, "seed of weights, order and augmentation", minimum=0, maximum=2**31 - 1)
+    precision: str = _setting("float32", "precision of the computation", choices=PRECISIONS)
+    xla: str = _setting("auto", "compilation with XLA", choices=XLA)
+    devices: str = _setting("auto", "what to train on", choices=DEVICES)
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = _checked(field, getattr(self, field.name))
+            object.__setattr__(self, field.name, value)
+        if self.warmup_epochs > self.epochs:
+            raise UserError(
+                f"warmup_epochs must be at most epochs ({self.epochs}), got {self.warmup_epochs:g}. Lower it."
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the settings as a dictionary that JSON can hold; `from_dict` reads it back."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, settings: Any) -> "Recipe":
+        """Builds a recipe from some settings; the others keep their defaults.
+
+        Raises:
+            UserError: A key is unknown, or a value breaks its rule.
+        """
+        if not isinstance(settings, dict):
+            raise UserError(f"A recipe is a JSON object, got {type(settings).__name__}.")
+        names = [field.name for field in dataclasses.fields(cls)]
+        for key in settings:
+            if key not in names:
+                raise unknown_name("recipe key", key, names)
+        return cls(**settings)
+
+
+def load_settings(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Reads the settings in a recipe file, or in the recipe.json of a run.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Setting → value, each checked.
+
+    Raises:
+        UserError: There is no such file, it is no JSON, a key is unknown, or a value breaks its rule.
+    """
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"Cannot read the recipe {path}: {error.strerror}.") from None
+    except ValueError as error:
+        raise UserError(f"The recipe {path} is no JSON: {error}.") from None
+    if isinstance(content, dict) and isinstance(content.get("settings"), dict):
+        content = content["settings"]
+    try:
+        Recipe.from_dict(content)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    return content
+
+
+def setting_kind(field: dataclasses.Field) -> type:
+    """Returns the type of a setting's value: int, float or str."""
+    return field.metadata.get("kind") or type(field.default)
+
+
+def _checked(field: dataclasses.Field, value: Any) -> Any:
+    name, rules, kind = field.name, field.metadata, setting_kind(field)
+    if value is None and field.default is None:
+        return None
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if not isinstance(value, kind) or isinstance(value, bool):
+        expected = {int: "a whole number", float: "a number", str: "text"}[kind]
+        raise UserError(f"{name} must be {expected}, got {value!r}.")
+    if kind is float and not math.isfinite(value):
+        raise UserError(f"{name} must be finite, got {value}.")
+    if "choices" in rules and value not in rules["choices"]:
+        raise unknown_name(name, value, rules["choices"])
+    for rule, sentence, broken in (
+        ("minimum", "at least", lambda limit: value < limit),
+        ("maximum", "at most", lambda limit: value > limit),
+        ("above", "above", lambda limit: value <= limit),
+        ("below", "below", lambda limit: value >= limit),
+    ):
+        if rule in rules and broken(rules[rule]):
+            raise UserError(f"{name} must be {sentence} {rules[rule]}, got {value}.")
+    return value

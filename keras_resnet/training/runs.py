@@ -1,0 +1,203 @@
+"""The run directory: what it holds, when it may be written, and when a training in it may go on.
+
+runs/<name>/recipe.json         settings, versions, data set and its fingerprint
+            metrics.csv         one row an epoch
+            tensorboard/        the same as TensorBoard reads it
+            checkpoints/        the newest two epochs and the best one
+            model.keras         the best network, with its preprocessing inside
+            test_metrics.json   written last: a run that has it is finished
+"""
+
+import contextlib
+import csv
+import io
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from keras_resnet import provenance
+from keras_resnet.errors import UserError
+from keras_resnet.storage import check_writable, read_json, write_json, write_text
+from keras_resnet.training.recipes import Recipe
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """The files of one run."""
+
+    path: Path
+
+    @property
+    def recipe(self) -> Path:
+        return self.path / "recipe.json"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.csv"
+
+    @property
+    def tensorboard(self) -> Path:
+        return self.path / "tensorboard"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def model(self) -> Path:
+        return self.path / "model.keras"
+
+    @property
+    def test_metrics(self) -> Path:
+        return self.path / "test_metrics.json"
+
+    @property
+    def is_finished(self) -> bool:
+        return self.test_metrics.is_file()
+
+
+def default_name(recipe: Recipe) -> str:
+    """Returns the name of a run that was given none."""
+    return re.sub(r"[^\w.+-]+", "-", f"{recipe.dataset}-{recipe.model}-seed{recipe.seed}")
+
+
+def check_run(run: RunDirectory, served: Path, *, resume: bool, overwrite: bool) -> None:
+    """Refuses, before any work, to write over what is finished or is not a run.
+
+    Args:
+        run: The run directory.
+        served: The folder below saved_models/ that the run will write.
+        resume: Whether there must be something to go on with.
+        overwrite: Whether what is there may be removed.
+
+    Raises:
+        UserError: With what to do instead.
+    """
+    if resume and overwrite:
+        raise UserError("--resume and --overwrite exclude each other: go on, or start again?")
+    if resume and not run.recipe.is_file():
+        raise UserError(f"There is no run to resume at {run.path}. Leave --resume out to start one.")
+    if overwrite:
+        return
+    if run.is_finished:
+        raise UserError(f"The run {run.path} is finished. Choose another --name, or --overwrite to train it again.")
+    if run.path.is_dir() and any(run.path.iterdir()) and not run.recipe.is_file():
+        raise UserError(f"{run.path} is no run and not empty. Choose another --name or --overwrite it.")
+    if served.exists() and not run.recipe.is_file():
+        raise UserError(f"{served} exists already. Choose another --name or --overwrite it.")
+
+
+@contextlib.contextmanager
+def open_run(
+    run: RunDirectory,
+    recipe: Recipe,
+    *,
+    dataset: Mapping[str, Any],
+    overwrite: bool,
+    needed_bytes: int,
+    report: Callable[[str], None],
+) -> Iterator[None]:
+    """Prepares a run directory and keeps other processes out of it.
+
+    Args:
+        run: The directory, already checked by `check_run`.
+        recipe: The settings.
+        dataset: Name, fingerprint and further facts of the data set.
+        overwrite: Whether an older run is removed first.
+        needed_bytes: Disk space that the run will take.
+        report: Told what a person should know.
+
+    Raises:
+        UserError: The folder cannot be written, another process trains in it, or it holds a run with other settings
+            or another data set.
+    """
+    check_writable(run.path, needed_bytes)
+    with _lock(run.path):
+        if overwrite:
+            for child in run.path.iterdir():
+                if child.name != _LOCK:
+                    shutil.rmtree(child) if child.is_dir() and not child.is_symlink() else child.unlink()
+        if run.recipe.is_file():
+            _check_same(run, recipe, dataset, report)
+        else:
+            write_json(
+                run.recipe,
+                {
+                    "settings": recipe.to_dict(),
+                    "dataset": dict(dataset),
+                    "versions": provenance.versions(),
+                    "hardware": provenance.hardware(),
+                    "commit": provenance.commit(),
+                },
+            )
+        yield
+
+
+def read_metrics(path: Path, *, up_to_epoch: int) -> list[dict[str, str]]:
+    """Reads the rows of metrics.csv up to an epoch; later ones belong to an epoch that will be trained again."""
+    if not path.is_file():
+        return []
+    with open(path, encoding="utf-8", newline="") as file:
+        return [row for row in csv.DictReader(file) if int(row["epoch"]) <= up_to_epoch]
+
+
+def write_metrics(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Writes metrics.csv as a whole, so that an interruption never leaves half a row."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, text.getvalue())
+
+
+_LOCK = ".lock"
+
+
+@contextlib.contextmanager
+def _lock(directory: Path) -> Iterator[None]:
+    try:
+        import fcntl
+    except ImportError:  # Windows has no such lock; nothing else depends on it
+        yield
+        return
+    with open(directory / _LOCK, "w") as file:
+        try:
+            # The system lets go of it when the process ends, in whatever way.
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UserError(
+                f"Another process is training in {directory}. Wait for it or choose another --name."
+            ) from None
+        yield
+        with contextlib.suppress(OSError):
+            os.unlink(directory / _LOCK)
+
+
+def _check_same(run: RunDirectory, recipe: Recipe, dataset: Mapping[str, Any], report: Callable) -> None:
+    stored = read_json(run.recipe)
+    if not isinstance(stored, dict) or not isinstance(stored.get("settings"), dict):
+        raise UserError(f"{run.recipe} is no run's recipe. Choose another --name or --overwrite the run.")
+    before, now = stored["settings"], recipe.to_dict()
+    differences = [
+        f"{key} was {before.get(key)!r}, is {now.get(key)!r}"
+        for key in sorted(before.keys() | now.keys())
+        if before.get(key) != now.get(key)
+    ]
+    if differences:
+        raise UserError(
+            f"The run {run.path} was begun with other settings: {'; '.join(differences)}. "
+            "Use the old ones, choose another --name, or --overwrite it."
+        )
+    if stored.get("dataset", {}).get("fingerprint") != dataset["fingerprint"]:
+        raise UserError(
+            f"The run {run.path} was begun with other data: the data set's fingerprint differs. "
+            "Restore the data, choose another --name, or --overwrite it."
+        )
+    old, new = stored.get("versions", {}), provenance.versions()
+    changed = [f"{name} {old.get(name)} → {new[name]}" for name in new if old.get(name) != new[name]]
+    if changed:
+        report(f"Versions have changed since the run began ({', '.join(changed)}): small differences are possible.")

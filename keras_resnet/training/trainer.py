@@ -1,0 +1,337 @@
+"""The training of a network, from a recipe to a finished run directory. Reads from top to bottom.
+
+An interrupted run continues bit for bit: the content of an epoch depends on the seed and the epoch's number alone, and
+a checkpoint holds every variable there is, those of random generators and of the optimizer included.
+"""
+
+import dataclasses
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import keras
+import numpy as np
+
+from keras_resnet.applications import create_model
+from keras_resnet.data.pipeline import evaluation_batches, steps_per_epoch, training_batches
+from keras_resnet.data.preprocessing import Preprocessing
+from keras_resnet.data.sources import load_source
+from keras_resnet.distribution import create_strategy, jit_compile, require_tensorflow
+from keras_resnet.errors import UserError
+from keras_resnet.evaluation import Evaluation, evaluate_model
+from keras_resnet.export.saved_model import export_saved_model
+from keras_resnet.models.registry import get_config
+from keras_resnet.prediction import model_predictor
+from keras_resnet.storage import check_writable, save_model, write_json
+from keras_resnet.training.callbacks import AveragedWeights, EpochRecords, StepBar, StopOnLostLoss
+from keras_resnet.training.checkpoints import (
+    KEPT,
+    Progress,
+    checkpoint_path,
+    load_checkpoint,
+    restore_newest,
+)
+from keras_resnet.training.fused_normalization import copy_weights, training_twin
+from keras_resnet.training.optimizers import create_optimizer
+from keras_resnet.training.recipes import Recipe
+from keras_resnet.training.runs import RunDirectory, check_run, default_name, open_run
+from keras_resnet.training.schedules import Schedule
+
+if TYPE_CHECKING:
+    from keras_resnet.data.sources import DatasetSpec
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """A finished run.
+
+    Attributes:
+        path: The run directory.
+        saved_model: The folder for serving.
+        best_epoch: The epoch whose weights were kept, counted from 1.
+        validation_accuracy: Top-1 accuracy on the validation split after that epoch, 0..1.
+        test: The metrics on the test split.
+        seconds: Wall time of all epochs, over all sittings.
+        cpu_seconds: Processor time of all epochs, over all sittings.
+    """
+
+    path: Path
+    saved_model: Path
+    best_epoch: int
+    validation_accuracy: float
+    test: Evaluation
+    seconds: float
+    cpu_seconds: float
+
+
+def train(
+    recipe: Recipe,
+    *,
+    name: str | None = None,
+    runs: str | os.PathLike[str] = "runs",
+    saved_models: str | os.PathLike[str] = "saved_models",
+    resume: bool = False,
+    overwrite: bool = False,
+    report: Callable[[str], None] = print,
+) -> RunResult:
+    """Trains a network, or goes on with a training that was interrupted.
+
+    Args:
+        recipe: Every setting.
+        name: Name of the run; default: data set, model and seed.
+        runs: Folder of the run directories.
+        saved_models: Folder of the exported models.
+        resume: Whether there must be a run to go on with. Without it one is continued when it is there.
+        overwrite: Whether a run of this name may be removed first.
+        report: Takes the lines for a person; a live bar appears on a terminal besides.
+
+    Returns:
+        The finished run.
+
+    Raises:
+        UserError: A setting, a folder or the data is wrong, or the loss became no number.
+    """
+    require_tensorflow()
+    get_config(recipe.model)
+    run = RunDirectory(Path(runs) / (name or default_name(recipe)))
+    served = Path(saved_models) / run.path.name
+    check_run(run, served, resume=resume, overwrite=overwrite)
+    keras.utils.set_random_seed(recipe.seed)
+
+    # Data
+    data = load_source(
+        recipe.dataset,
+        data_dir=recipe.data_dir,
+        image_size=recipe.image_size,
+        seed=recipe.seed,
+        bad_images=recipe.bad_images,
+    )
+    if recipe.batch_size > len(data.train):
+        raise UserError(
+            f"batch_size must be at most the number of training images ({len(data.train):,}), "
+            f"got {recipe.batch_size:,}. Lower it."
+        )
+    steps = steps_per_epoch(data.train, recipe.batch_size)
+    strategy = create_strategy(recipe.devices)
+    if recipe.batch_size % strategy.num_replicas_in_sync:
+        raise UserError(
+            f"batch_size must be a multiple of the number of devices ({strategy.num_replicas_in_sync}), "
+            f"got {recipe.batch_size}."
+        )
+
+    # Network: `model` is the one that is stored, `twin` the one that trains.
+    with strategy.scope():
+        model, preprocessing = create_network(recipe, data)
+        twin = training_twin(model, precision=recipe.precision)
+        compile_twin(twin, recipe, steps=steps, jit_compile=jit_compile(recipe.xla, strategy))
+
+    weights_bytes = 4 * model.count_params()
+    check_writable(saved_models, 3 * weights_bytes)
+    with open_run(
+        run,
+        recipe,
+        dataset=_describe(data),
+        overwrite=overwrite,
+        # A checkpoint has weights, momentum and perhaps averages; then the model, and a margin for the rest.
+        needed_bytes=weights_bytes * (3 * (KEPT + 2) + 1) + 20_000_000,
+        report=report,
+    ):
+        # Where it stopped
+        progress = restore_newest(run.checkpoints, twin, twin.optimizer, report=report)
+        report(
+            f"{run.path}: {recipe.model} ({model.count_params():,} parameters) on {data.name}, "
+            f"{len(data.train):,} training, {len(data.validation):,} validation, {len(data.test):,} test images"
+        )
+        if progress.epoch:
+            report(f"Resuming after epoch {progress.epoch} of {recipe.epochs}.")
+
+        # Epochs
+        if progress.epoch < recipe.epochs:
+            progress = _fit(twin, recipe, data, preprocessing, run, progress, steps, report)
+
+        # The best network
+        load_checkpoint(checkpoint_path(run.checkpoints, progress.best_epoch), twin, twin.optimizer)
+        if recipe.ema_decay:
+            twin.optimizer.finalize_variable_values(twin.trainable_variables)
+        copy_weights(twin, model)
+        test = evaluate_model(model_predictor(model, preprocessing), data.test)
+
+        # What stays. The test metrics come last: they mark the run as finished.
+        save_model(model, run.model, preprocessing)
+        saved_model = export_saved_model(model, preprocessing, served, overwrite=True)
+        result = RunResult(
+            path=run.path,
+            saved_model=saved_model,
+            best_epoch=progress.best_epoch,
+            validation_accuracy=progress.best_accuracy,
+            test=test,
+            seconds=progress.seconds,
+            cpu_seconds=progress.cpu_seconds,
+        )
+        write_json(
+            run.test_metrics,
+            {
+                **test.to_dict(),
+                "best_epoch": result.best_epoch,
+                "validation_accuracy": result.validation_accuracy,
+                "training_seconds": round(result.seconds, 1),
+                "training_cpu_seconds": round(result.cpu_seconds, 1),
+            },
+        )
+    return result
+
+
+def create_network(recipe: Recipe, data: "DatasetSpec") -> tuple[keras.Model, Preprocessing]:
+    """Builds the float32 network of a recipe for a data set, and the preprocessing that belongs to it.
+
+    Args:
+        recipe: The settings.
+        data: The data set.
+
+    Returns:
+        The network, which returns logits, and its preprocessing.
+    """
+    height, width, channels = data.image_shape
+    rates = {"drop_rate": recipe.drop_rate, "stochastic_depth_rate": recipe.stochastic_depth_rate}
+    model = create_model(
+        recipe.model,
+        num_classes=len(data.labels),
+        input_shape=(height, width, channels),
+        weights=recipe.weights,
+        **{option: rate for option, rate in rates.items() if rate},
+    )
+    preprocessing = Preprocessing(
+        height=height,
+        width=width,
+        channels=channels,
+        mean=data.mean,
+        std=data.std,
+        resize=recipe.resize,
+        crop_fraction=recipe.crop_fraction,
+        labels=data.labels,
+    )
+    # Published weights know the pixels that they were trained on.
+    learnt = getattr(model, "preprocessing", None)
+    if learnt is not None and learnt.channels == channels:
+        preprocessing = dataclasses.replace(
+            preprocessing,
+            mean=learnt.mean,
+            std=learnt.std,
+            color_order=learnt.color_order,
+            interpolation=learnt.interpolation,
+        )
+    return model, preprocessing
+
+
+def compile_twin(twin: keras.Model, recipe: Recipe, *, steps: int, jit_compile: bool | str) -> None:
+    """Gives a network the loss, optimizer and metrics of a recipe.
+
+    Args:
+        twin: The network that trains.
+        recipe: The settings.
+        steps: Steps an epoch.
+        jit_compile: From `distribution.jit_compile`.
+    """
+    classes = twin.output_shape[-1]
+    optimizer = create_optimizer(
+        twin,
+        learning_rate=Schedule(
+            name=recipe.schedule,
+            learning_rate=recipe.learning_rate,
+            steps=steps * recipe.epochs,
+            warmup_steps=round(steps * recipe.warmup_epochs),
+        ),
+        momentum=recipe.momentum,
+        momentum_form=recipe.momentum_form,
+        weight_decay=recipe.weight_decay,
+        decay_form=recipe.decay_form,
+        ema_decay=recipe.ema_decay,
+    )
+    if recipe.precision == "mixed_float16":
+        optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
+    optimizer.build(twin.trainable_variables)
+    twin.compile(
+        optimizer=optimizer,
+        loss=_SmoothedCrossEntropy(classes, recipe.label_smoothing)
+        if recipe.label_smoothing
+        else keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")],
+        auto_scale_loss=False,
+        jit_compile=jit_compile,
+    )
+
+
+class _SmoothedCrossEntropy(keras.losses.Loss):
+    """Cross-entropy against labels of which a part is spread evenly over all classes.
+
+    Reference:
+        Szegedy et al. 2016, arXiv:1512.00567, section 7.
+    """
+
+    def __init__(self, classes: int, smoothing: float):
+        super().__init__(name="smoothed_cross_entropy")
+        self._classes, self._smoothing = classes, smoothing
+
+    def call(self, y_true: Any, y_pred: Any) -> Any:
+        ops = keras.ops
+        targets = ops.one_hot(ops.reshape(y_true, [-1]), self._classes)
+        targets = targets * (1.0 - self._smoothing) + self._smoothing / self._classes
+        return ops.categorical_crossentropy(targets, y_pred, from_logits=True)
+
+
+def _fit(
+    twin: keras.Model,
+    recipe: Recipe,
+    data: "DatasetSpec",
+    preprocessing: Preprocessing,
+    run: RunDirectory,
+    progress: Progress,
+    steps: int,
+    report: Callable[[str], None],
+) -> Progress:
+    augmentation = data.augmentation if recipe.augmentation == "default" else recipe.augmentation
+    counts = {"steps": steps, "batch_size": recipe.batch_size, "epochs": recipe.epochs}
+    records = EpochRecords(run, start=progress, report=report, **counts)
+    callbacks = [
+        StopOnLostLoss(run, lambda: records.progress),
+        *([AveragedWeights()] if recipe.ema_decay else []),
+        *([StepBar(**counts)] if sys.stderr.isatty() else []),
+        keras.callbacks.TensorBoard(run.tensorboard, write_graph=False),
+        records,
+    ]
+    twin.fit(
+        training_batches(
+            data.train,
+            preprocessing,
+            batch_size=recipe.batch_size,
+            seed=recipe.seed,
+            first_epoch=progress.epoch,
+            epochs=recipe.epochs,
+            augmentation=augmentation,
+        ),
+        validation_data=evaluation_batches(data.validation, preprocessing, batch_size=recipe.batch_size),
+        steps_per_epoch=steps,
+        initial_epoch=progress.epoch,
+        epochs=recipe.epochs,
+        callbacks=callbacks,
+        shuffle=False,  # the pipeline has done it
+        verbose=0,
+    )
+    return records.progress
+
+
+def _describe(data: "DatasetSpec") -> dict[str, Any]:
+    return {
+        "name": data.name,
+        "fingerprint": data.fingerprint,
+        "labels": list(data.labels),
+        "image_shape": list(data.image_shape),
+        "training_images": len(data.train),
+        "validation_images": len(data.validation),
+        "test_images": len(data.test),
+        "training_images_per_class": np.bincount(data.train.labels, minlength=len(data.labels)).tolist(),
+        "bad_images": dict(data.bad_images or {}),
+    }

@@ -1,0 +1,253 @@
+"""The stream of batches: what it hangs on, what it holds, and that in-memory and on-disk ways agree."""
+
+import dataclasses
+import gc
+import weakref
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from keras_resnet.data import pipeline
+from keras_resnet.data.dataset import DECODER_JPEG, DECODER_PILLOW, DECODER_TENSORFLOW, ArraySplit, FileSplit
+from keras_resnet.data.folder import scan_files
+from keras_resnet.data.pipeline import evaluation_batches, sample_images, steps_per_epoch, training_batches
+from keras_resnet.data.preprocessing import Preprocessing, preprocess, read_image
+from keras_resnet.data.throughput import pipeline_images_per_second
+from keras_resnet.errors import UserError
+
+SETTINGS = Preprocessing(16, 16, 3, (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
+AUGMENTATIONS = ["none", "crop", "crop_flip", "inception_crop_flip"]
+
+
+@pytest.fixture
+def arrays():
+    """37 images, no multiple of any batch size used here; each is told by its pixels."""
+    rng = np.random.default_rng(0)
+    return ArraySplit(rng.integers(0, 256, (37, 16, 16, 3), np.uint8), np.arange(37, dtype=np.int32) % 5)
+
+
+@pytest.fixture(scope="module")
+def uneven_files(tmp_path_factory):
+    """Files of several sizes and formats, one of which only Pillow reads."""
+    folder = tmp_path_factory.mktemp("uneven")
+    rng = np.random.default_rng(1)
+    paths = []
+    for number in range(12):
+        coarse = rng.integers(0, 256, (4, 4, 3), np.uint8)
+        image = Image.fromarray(coarse).resize((20 + number, 30 - number))
+        path = folder / f"{number}.{['jpg', 'png', 'bmp'][number % 3]}"
+        (image.convert("1") if number == 5 else image).save(path)
+        paths.append(str(path))
+    return file_split(paths)
+
+
+@pytest.fixture(scope="module")
+def even_files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("even")
+    paths = []
+    for number in range(10):
+        path = folder / f"{number}.jpg"
+        Image.fromarray(np.random.default_rng(number).integers(0, 256, (16, 16, 3), np.uint8)).save(path)
+        paths.append(str(path))
+    return file_split(paths)
+
+
+def file_split(paths):
+    scanned = scan_files(paths)
+    assert not any(file.problem for file in scanned)
+    return FileSplit(
+        tuple(paths),
+        np.arange(len(paths), dtype=np.int32) % 3,
+        np.array([(file.height, file.width) for file in scanned], np.int32),
+        np.array([file.decoder for file in scanned], np.uint8),
+    )
+
+
+def collect(dataset):
+    batches = list(dataset.as_numpy_iterator())
+    return [images for images, _ in batches], [labels for _, labels in batches]
+
+
+def assert_same_stream(one, other):
+    one, other = list(one.as_numpy_iterator()), list(other.as_numpy_iterator())
+    assert len(one) == len(other) > 0
+    for (images, labels), (other_images, other_labels) in zip(one, other, strict=True):
+        np.testing.assert_array_equal(images, other_images)
+        np.testing.assert_array_equal(labels, other_labels)
+
+
+@pytest.mark.parametrize("augmentation", AUGMENTATIONS)
+@pytest.mark.parametrize("kind", ["arrays", "even_files", "uneven_files"])
+def test_a_resumed_stream_equals_the_rest_of_an_uninterrupted_one(request, kind, augmentation):
+    split = request.getfixturevalue(kind)
+    options = {"batch_size": 5, "seed": 7, "epochs": 4, "augmentation": augmentation}
+    steps = steps_per_epoch(split, 5)
+    whole = training_batches(split, SETTINGS, **options)
+    for first in (1, 3):
+        assert_same_stream(
+            whole.skip(first * steps), training_batches(split, SETTINGS, first_epoch=first, **options)
+        )
+    assert collect(training_batches(split, SETTINGS, first_epoch=4, **options)) == ([], [])
+
+
+@pytest.mark.parametrize("augmentation", ["crop_flip", "inception_crop_flip"])
+def test_the_stream_hangs_on_the_seed_and_the_epoch(arrays, augmentation):
+    def stream(seed):
+        return np.stack(
+            collect(
+                training_batches(
+                    arrays, SETTINGS, batch_size=18, seed=seed, epochs=2, augmentation=augmentation
+                )
+            )[0]
+        )
+
+    np.testing.assert_array_equal(stream(0), stream(0))
+    assert (stream(0) != stream(1)).any()
+    first, second = np.split(stream(0), 2)
+    assert (first != second).any()
+
+
+def test_an_epoch_shows_every_example_once(arrays):
+    _, labels = collect(training_batches(arrays, SETTINGS, batch_size=37, seed=3, epochs=2))
+    images, _ = collect(training_batches(arrays, SETTINGS, batch_size=37, seed=3, epochs=2))
+    expected = preprocess(arrays.images, SETTINGS).numpy()
+    orders = []
+    for epoch_images, epoch_labels in zip(images, labels, strict=True):
+        order = [int(np.flatnonzero((expected == image).all(axis=(1, 2, 3)))[0]) for image in epoch_images]
+        assert sorted(order) == list(range(37))
+        np.testing.assert_array_equal(arrays.labels[order], epoch_labels)
+        orders.append(order)
+    assert orders[0] != orders[1]
+
+
+@pytest.mark.parametrize("kind", ["arrays", "even_files", "uneven_files"])
+@pytest.mark.parametrize("augmentation", ["crop_flip", "inception_crop_flip"])
+def test_training_batches_are_whole(request, kind, augmentation):
+    split = request.getfixturevalue(kind)
+    dataset = training_batches(split, SETTINGS, batch_size=4, seed=0, epochs=3, augmentation=augmentation)
+    images, labels = collect(dataset)
+    assert dataset.element_spec == (
+        tf.TensorSpec([4, 16, 16, 3], tf.float32),
+        tf.TensorSpec([4], tf.int32),
+    )
+    assert len(images) == 3 * steps_per_epoch(split, 4) == 3 * (len(split) // 4)
+    assert {part.shape for part in images} == {(4, 16, 16, 3)}
+    assert {part.shape for part in labels} == {(4,)}
+
+
+@pytest.mark.parametrize("kind", ["arrays", "even_files", "uneven_files"])
+def test_evaluation_holds_every_example_in_order(request, kind):
+    split = request.getfixturevalue(kind)
+    dataset = evaluation_batches(split, SETTINGS, batch_size=8)
+    images, labels = collect(dataset)
+    assert int(dataset.cardinality()) == len(images)
+    np.testing.assert_array_equal(np.concatenate(labels), split.labels)
+    if isinstance(split, ArraySplit):
+        sources = list(split.images)
+    else:
+        sources = [read_image(path, 3) for path in split.paths]
+    expected = np.stack([preprocess(image, SETTINGS).numpy() for image in sources])
+    # The same operators on a batch and on an image: not a bit differs.
+    np.testing.assert_array_equal(np.concatenate(images), expected)
+
+
+@pytest.mark.parametrize("kind", ["even_files", "uneven_files"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_kept_and_newly_decoded_images_give_the_same_stream(request, monkeypatch, kind, channels):
+    split = request.getfixturevalue(kind)
+    settings = Preprocessing(16, 16, channels, (0.5,) * channels, (0.5,) * channels)
+    options = {"batch_size": 4, "seed": 1, "epochs": 2, "augmentation": "inception_crop_flip"}
+    kept = dataclasses.replace(split)
+    training, evaluation = (
+        list(training_batches(kept, settings, **options).as_numpy_iterator()),
+        list(evaluation_batches(kept, settings, batch_size=4).as_numpy_iterator()),
+    )
+    assert kept in pipeline._kept
+    monkeypatch.setattr(pipeline, "MEMORY_LIMIT_BYTES", 0)
+    decoded = dataclasses.replace(split)
+    again = list(training_batches(decoded, settings, **options).as_numpy_iterator())
+    evaluated = list(evaluation_batches(decoded, settings, batch_size=4).as_numpy_iterator())
+    assert decoded not in pipeline._kept
+    tf.nest.map_structure(np.testing.assert_array_equal, training + evaluation, again + evaluated)
+
+
+def test_crop_flip_is_the_same_from_memory_and_from_disk(even_files, monkeypatch):
+    options = {"batch_size": 4, "seed": 1, "epochs": 2, "augmentation": "crop_flip"}
+    kept = list(training_batches(dataclasses.replace(even_files), SETTINGS, **options).as_numpy_iterator())
+    monkeypatch.setattr(pipeline, "MEMORY_LIMIT_BYTES", 0)
+    decoded = list(training_batches(dataclasses.replace(even_files), SETTINGS, **options).as_numpy_iterator())
+    tf.nest.map_structure(np.testing.assert_array_equal, kept, decoded)
+
+
+def test_the_fixture_takes_every_way_of_decoding(uneven_files, even_files):
+    assert set(uneven_files.decoders) == {DECODER_JPEG, DECODER_TENSORFLOW, DECODER_PILLOW}
+    assert set(even_files.decoders) == {DECODER_JPEG}
+
+
+def test_pixels_are_let_go_with_their_split():
+    split = ArraySplit(np.zeros((4, 16, 16, 3), np.uint8), np.zeros(4, np.int32))
+    collect(evaluation_batches(split, SETTINGS, batch_size=2))
+    assert split in pipeline._kept
+    reference = weakref.ref(split)
+    del split
+    gc.collect()
+    assert reference() is None
+
+
+def test_images_of_another_size_and_channel_count_are_brought_to_the_network(arrays):
+    grey = ArraySplit(arrays.images[..., :1], arrays.labels)
+    settings = dataclasses.replace(SETTINGS, height=24, width=20)
+    for augmentation in AUGMENTATIONS:
+        images, _ = collect(
+            training_batches(grey, settings, batch_size=8, seed=0, epochs=1, augmentation=augmentation)
+        )
+        assert {part.shape for part in images} == {(8, 24, 20, 3)}
+
+
+@pytest.mark.parametrize("kind", ["arrays", "uneven_files"])
+def test_a_sample_is_even_over_the_classes(request, kind):
+    split = request.getfixturevalue(kind)
+    images, labels = sample_images(split, SETTINGS, 7, seed=2)
+    counts = np.bincount(labels, minlength=len(np.unique(split.labels)))
+    assert counts.sum() == 7
+    assert counts.max() - counts.min() <= 1
+    assert images.shape == (7, 16, 16, 3)
+    assert images.dtype == np.float32
+    assert 1 < images.max() <= 255
+    again, again_labels = sample_images(split, SETTINGS, 7, seed=2)
+    np.testing.assert_array_equal(images, again)
+    np.testing.assert_array_equal(labels, again_labels)
+    assert len(sample_images(split, SETTINGS, 1000)[1]) == len(split)
+
+
+def test_a_sample_holds_the_images_of_its_labels(arrays):
+    images, labels = sample_images(arrays, SETTINGS, 37)
+    positions = [int(np.flatnonzero((arrays.images == image).all(axis=(1, 2, 3)))[0]) for image in images]
+    assert sorted(positions) == list(range(37))
+    np.testing.assert_array_equal(arrays.labels[positions], labels)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch_size": 38}, "at most 37"),
+        ({"batch_size": 0}, "batch size"),
+        ({"seed": -1}, "seed"),
+        ({"first_epoch": 3}, "first epoch"),
+        ({"augmentation": "crop_flp"}, "'crop_flip'"),
+    ],
+)
+def test_what_breaks_a_rule_is_refused(arrays, options, message):
+    with pytest.raises(UserError, match=message):
+        training_batches(arrays, SETTINGS, **{"batch_size": 4, "seed": 0, "epochs": 2, **options})
+
+
+def test_throughput_is_measured(arrays):
+    rate = pipeline_images_per_second(
+        arrays, SETTINGS, batch_size=8, augmentation="crop_flip", warmup_epochs=1, timed_epochs=2
+    )
+    assert rate > 0
+    with pytest.raises(UserError, match="timed"):
+        pipeline_images_per_second(arrays, SETTINGS, batch_size=8, timed_epochs=0)

@@ -1,0 +1,61 @@
+"""Multiply-adds and feature maps against the papers, and the picture of a network."""
+
+import itertools
+
+import keras
+import pytest
+from PIL import Image
+
+from keras_resnet.errors import UserError
+from keras_resnet.models.complexity import complexity, multiply_adds
+from keras_resnet.models.diagram import draw_network
+from keras_resnet.models.registry import get_config
+from keras_resnet.models.resnet import build_model
+
+
+@pytest.mark.parametrize(
+    ("name", "published", "unit"),
+    [
+        ("resnet18", 1.8, 1e9),  # He 2015, table 1
+        ("resnet50", 4.1, 1e9),  # torchvision's model table: 4.09
+        ("resnet20", 41, 1e6),  # Idelbayev's table of CIFAR networks: 40.8 with the shortcuts' own operations
+        ("resnext50_32x4d", 4.2, 1e9),  # Xie 2017, table 1
+        ("wide_resnet50_2", 11.4, 1e9),  # torchvision's model table
+    ],
+)
+def test_multiply_adds_round_to_the_published_figure(name, published, unit):
+    digits = 0 if published == 41 else 1
+    # Xie counts 4.2 G; the exact sum over its table's layers is 4.23.
+    assert round(multiply_adds(build_model(name)) / unit, digits) == published
+
+
+def test_multiply_adds_of_each_kind_of_layer_equal_a_count_by_hand():
+    images = keras.Input((10, 8, 4))
+    x = keras.layers.Conv2D(6, 3, strides=2, groups=2, padding="same")(images)  # 5·4 pixels, 6 outputs, 3·3·2 each
+    x = keras.layers.DepthwiseConv2D(3, padding="same")(x)  # 5·4 pixels, 6 channels, 3·3 each
+    x = keras.layers.Reshape((20, 6))(x)
+    x = keras.layers.Conv1D(2, 5, padding="same")(x)  # 20 places, 2 outputs, 5·6 each
+    x = keras.layers.Flatten()(x)
+    x = keras.layers.Dense(3)(x)  # 40·3
+    assert multiply_adds(keras.Model(images, x)) == 20 * 6 * 18 + 20 * 6 * 9 + 20 * 2 * 30 + 120
+
+
+def test_unknown_input_sides_are_refused():
+    with pytest.raises(UserError, match="input_shape"):
+        multiply_adds(build_model("resnet8", input_shape=(None, None, 3)))
+
+
+def test_feature_maps_are_the_papers():
+    maps = complexity(build_model("resnet50")).feature_maps
+    assert maps == ((56, 56, 256), (28, 28, 512), (14, 14, 1024), (7, 7, 2048))  # He 2015, table 1
+
+
+@pytest.mark.parametrize("name", ["resnet20", "resnext29_8x64d", "article_resnet"])
+def test_the_picture_has_a_box_for_every_part(name, tmp_path):
+    config = get_config(name)
+    path = tmp_path / "network.png"
+    draw_network(config, complexity(build_model(config)), path)
+    with Image.open(path) as image:
+        middle = [image.getpixel((x, 2 * 210)) for x in range(image.width)]
+    boxes = sum(a == (255, 255, 255) and b != a for a, b in itertools.pairwise(middle))
+    assert boxes >= len(config.depths) + 3  # input, stem, stages, head

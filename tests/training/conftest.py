@@ -1,0 +1,21 @@
+import numpy as np
+import pytest
+
+
+@pytest.fixture(scope="session")
+def tiny_data(tmp_path_factory):
+    """A data set of three easy classes, 8 × 8 pixels, as `load_source` names it."""
+    random = np.random.default_rng(0)
+    path = tmp_path_factory.mktemp("data") / "tiny.npz"
+
+    def draw(count):
+        labels = np.arange(count) % 3
+        images = random.integers(0, 60, (count, 8, 8, 1))
+        for image, label in zip(images, labels, strict=True):
+            image[:, 2 * label : 2 * label + 3] += 150
+        return images.astype("uint8"), labels
+
+    x_train, y_train = draw(110)
+    x_test, y_test = draw(31)
+    np.savez(path, x_train=x_train, y_train=y_train, x_test=x_test, y_test=y_test)
+    return f"npz:{path}"
