@@ -14,6 +14,9 @@ _PUBLIC = {
     "freeze": "keras_resnet.models.resnet",
     "deep_graphs": "keras_resnet.models.deep_graphs",
     "create_model": "keras_resnet.applications",
+    "explain": "keras_resnet.explanation.methods",
+    "maximize_activation": "keras_resnet.explanation.methods",
+    "score_methods": "keras_resnet.explanation.scoring",
 }
 
 __version__ = "0.1.0"

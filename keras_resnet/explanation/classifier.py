@@ -111,8 +111,7 @@ class Classifier:
                     f"A heat map needs a layer with height and width. The output of {name!r} is {tuple(shape)}. "
                     f"Valid: {shown}."
                 )
-        closest = str(unknown_name("layer", name, valid))
-        raise UserError(closest if "Valid:" in closest else f"{closest} Valid: {shown}.")
+        raise UserError(f"{str(unknown_name('layer', name, valid)).partition(' Valid:')[0]} Valid: {shown}.")
 
     def trunk(self, layer: str) -> keras.Model:
         """Returns the part up to a layer: images → [the layer's map, what else the tail needs …]."""
@@ -218,7 +217,8 @@ def _class_number(target: Any, classes: int, labels: Sequence[str]) -> int:
         number = None
     if number is None or (not isinstance(target, str) and number != target):
         if labels:
-            raise unknown_name("class", target, labels)
+            closest = str(unknown_name("class", target, labels)).partition(" Valid:")[0]
+            raise UserError(f"{closest} Valid: {_shortened(labels)}.")
         raise UserError(
             f"Unknown class {str(target)!r}. The model brings no class names: give a number from 0 to {classes - 1}."
         )

@@ -212,3 +212,53 @@ def read_images(paths: Sequence[str | os.PathLike[str]], channels: int) -> Itera
             yield path, read_image(path, channels)
         except UserError as error:
             yield path, str(error)
+
+
+def read_split(split, artifact: Artifact, *, batch_size: int = 64) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Reads a split's images at the network's size, before normalisation.
+
+    Yields:
+        (float32 pixels [n, h, w, c], 0..255, int labels [n]), every example in order.
+    """
+    from keras_resnet.data.pipeline import evaluation_batches
+    from keras_resnet.prediction import model_predictor
+
+    pixels = model_predictor(artifact.model, artifact.preprocessing).pixels
+    for images, labels in evaluation_batches(split, pixels, batch_size=batch_size):
+        yield images.numpy(), labels.numpy()
+
+
+def take_examples(split, artifact: Artifact, positions: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the examples at the given positions: float32 pixels [n, h, w, c], 0..255, and int labels [n]."""
+    wanted = {int(position): row for row, position in enumerate(positions)}
+    preprocessing = artifact.preprocessing
+    images = np.zeros((len(wanted), preprocessing.height, preprocessing.width, preprocessing.channels), np.float32)
+    labels = np.zeros(len(wanted), np.int64)
+    first = 0
+    for batch, batch_labels in read_split(split, artifact):
+        for offset in range(len(batch)):
+            row = wanted.get(first + offset)
+            if row is not None:
+                images[row], labels[row] = batch[offset], batch_labels[offset]
+        first += len(batch)
+        if wanted and first > max(wanted):
+            break
+    return images, labels
+
+
+def spread(count: int, limit: int) -> np.ndarray:
+    """Returns `limit` positions spread evenly over `count` examples, or all of them."""
+    return np.arange(count) if limit >= count else np.linspace(0, count - 1, limit).round().astype(int)
+
+
+def split_masks(split, positions: np.ndarray, artifact: Artifact) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """Returns the object's and the mark's masks of examples, bool [n, h, w]; None where they are not known.
+
+    Masks are those of the original image, so they fit where the network takes it whole and at its size.
+    """
+    size = (artifact.preprocessing.height, artifact.preprocessing.width)
+    masks = []
+    for given in (split.masks, split.mark_masks):
+        fits = given is not None and given.shape[1:] == size and given.any()
+        masks.append(given[positions] if fits else None)
+    return masks[0], masks[1]

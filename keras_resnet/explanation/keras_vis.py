@@ -20,9 +20,13 @@ from collections.abc import Callable, Iterator
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from keras_resnet.explanation.classifier import PREDICTED, Classifier
 from keras_resnet.explanation.maps import RawMaps
+
+# Weight of the mean difference of neighbouring pixels against the class' log probability.
+TOTAL_VARIATION = 5e-4
 
 
 def gradcam(classifier: Classifier, images, targets, *, layer: str, **_) -> RawMaps:
@@ -79,7 +83,7 @@ def maximize_activation(
     """Draws an image that excites a class; see `methods.maximize_activation`.
 
     Args:
-        model: A flat float32 model that takes pixels 0..255 and returns logits.
+        model: A flat float32 model that takes pixels 0..255 and returns log probabilities.
         target: Class number.
         steps: Steps of gradient ascent.
         seed: Number that the start and the jitter hang on.
@@ -91,6 +95,8 @@ def maximize_activation(
     with _quiet():
         from tf_keras_vis.activation_maximization import ActivationMaximization
         from tf_keras_vis.activation_maximization.callbacks import Callback
+        from tf_keras_vis.activation_maximization.input_modifiers import Jitter
+        from tf_keras_vis.activation_maximization.regularizers import TotalVariation2D
         from tf_keras_vis.utils.scores import CategoricalScore
 
         class Report(Callback):
@@ -100,8 +106,19 @@ def maximize_activation(
 
         start = np.random.default_rng(seed).uniform(96, 160, (1, *model.input_shape[1:])).astype(np.float32)
         with _seeded(seed):
+            # Its defaults are for VGG16: with other networks' small gradients the regularizers, and the epsilon of its
+            # optimizer, leave nothing of the class. Adam's step has a size in pixels whatever the gradient's.
             images = ActivationMaximization(model, clone=False)(
-                CategoricalScore([target]), seed_input=start, steps=steps, callbacks=[Report()]
+                CategoricalScore([target]),
+                seed_input=start,
+                steps=steps,
+                callbacks=[Report()],
+                input_modifiers=[
+                    Jitter(max(1, model.input_shape[1] // 16)),
+                    lambda pixels: tf.clip_by_value(pixels, 0.0, 255.0),
+                ],
+                regularizers=[TotalVariation2D(weight=TOTAL_VARIATION)],
+                optimizer=keras.optimizers.Adam(4.0, epsilon=1e-12),
             )
     return np.asarray(images)[0]
 

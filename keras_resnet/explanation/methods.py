@@ -178,7 +178,7 @@ def maximize_activation(
     target: int | str,
     *,
     preprocessing=None,
-    steps: int = 200,
+    steps: int = 100,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> np.ndarray:
@@ -222,7 +222,8 @@ def maximize_activation(
         scaled = layers.Rescaling(
             [1 / (255 * s) for s in std], [-m / s for m, s in zip(mean, std, strict=True)], name="pixels_to_inputs"
         )(pixels)
-        return keras.Model(pixels, classifier.model(scaled))
+        # Log probabilities, not logits: those of all classes can rise together.
+        return keras.Model(pixels, layers.Activation("log_softmax")(classifier.model(scaled)))
 
     key = preprocessing.fingerprint() if preprocessing is not None else None
     image = keras_vis.maximize_activation(
