@@ -14,10 +14,25 @@ _PUBLIC = {
     "freeze": "keras_resnet.models.resnet",
     "deep_graphs": "keras_resnet.models.deep_graphs",
     "create_model": "keras_resnet.applications",
+    "load_weights": "keras_resnet.weights.loading",
+    "list_weights": "keras_resnet.weights.catalog",
+    "to_state_dict": "keras_resnet.weights.pytorch",
     "explain": "keras_resnet.explanation.methods",
     "maximize_activation": "keras_resnet.explanation.methods",
     "score_methods": "keras_resnet.explanation.scoring",
 }
+# keras.applications-style functions: named here so that asking for one loads Keras and asking for their names does not.
+_APPLICATIONS = (
+    "ResNet18",
+    "ResNet34",
+    "ResNet50",
+    "ResNet101",
+    "ResNet152",
+    "ResNet50V2",
+    "ResNet101V2",
+    "ResNet152V2",
+)
+_PUBLIC.update({name: "keras_resnet.applications" for name in _APPLICATIONS})
 
 __version__ = "0.1.0"
 __all__ = ["__version__", *_PUBLIC]

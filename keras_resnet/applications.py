@@ -1,10 +1,70 @@
 """Networks by name, with or without published weights, and functions with keras.applications' arguments."""
 
+import os
+from collections.abc import Callable
+
 import keras
 
 from keras_resnet.errors import UserError
 from keras_resnet.models.registry import get_config
 from keras_resnet.models.resnet import build_model
+from keras_resnet.weights.catalog import find_weights
+from keras_resnet.weights.loading import is_tag, load_weights
+
+# Function → network. The six names that keras.applications has are its own networks (stride on the first 1×1, biases),
+# so that the same weights give the same numbers; `create_model("resnet50")` is the v1.5 network of torchvision.
+FUNCTIONS = {
+    "ResNet18": "resnet18",
+    "ResNet34": "resnet34",
+    "ResNet50": "resnet50_v1",
+    "ResNet101": "resnet101_v1",
+    "ResNet152": "resnet152_v1",
+    "ResNet200": "resnet200",
+    "ResNet50V2": "resnetv2_50",
+    "ResNet101V2": "resnetv2_101",
+    "ResNet152V2": "resnetv2_152",
+    "ResNet18D": "resnet18d",
+    "ResNet34D": "resnet34d",
+    "ResNet50C": "resnet50c",
+    "ResNet50D": "resnet50d",
+    "ResNet101D": "resnet101d",
+    "ResNeXt50": "resnext50_32x4d",
+    "ResNeXt101": "resnext101_32x8d",
+    "WideResNet50": "wide_resnet50_2",
+    "WideResNet101": "wide_resnet101_2",
+    "SEResNet50": "seresnet50",
+    "SEResNeXt50": "seresnext50_32x4d",
+    "ECAResNet50D": "ecaresnet50d",
+    "ResNetBlur50": "resnetblur50",
+    "ResNetRS50": "resnetrs50",
+    "ResNetRS101": "resnetrs101",
+    "ResNetRS152": "resnetrs152",
+    "ResNetRS200": "resnetrs200",
+    "ResNetRS270": "resnetrs270",
+    "ResNetRS350": "resnetrs350",
+    "ResNetRS420": "resnetrs420",
+}
+
+DOCSTRING = """Creates the network `{model}` with keras.applications' arguments.
+
+Args:
+    include_top: Whether pooling and a classifier follow the features.
+    weights: "imagenet" for the network's default entry of the catalogue, another tag ("timm:a1_in1k"), a path to a
+        file, or None for random initialisation.
+    input_tensor: A Keras tensor to build on instead of a new input.
+    input_shape: (height, width, channels). Default: the published size, or any size for colour images without top.
+    pooling: Without top: None (the feature map), "avg" or "max".
+    classes: Number of classes. Where the weights have another number, the classifier is new and a warning says so.
+    classifier_activation: Activation behind the logits; None returns logits.
+    name: Name of the model.
+
+Returns:
+    A model from float (batch, height, width, channels), preprocessed as its attribute `preprocessing` says, to float32
+    probabilities (batch, classes), or to features.
+
+Raises:
+    UserError: For an unknown argument, or weights that cannot be had or do not fit.
+"""
 
 
 def create_model(
@@ -12,7 +72,7 @@ def create_model(
     *,
     num_classes: int | None = None,
     input_shape: tuple[int | None, int | None, int] | None = None,
-    weights: str | None = None,
+    weights: str | os.PathLike[str] | None = None,
     **options,
 ) -> keras.Model:
     """Creates a registered network.
@@ -20,16 +80,64 @@ def create_model(
     Args:
         name: Registry name, see `list_models`.
         num_classes: Width of the logits; default: the published one (1,000 for ImageNet networks, 10 for CIFAR's).
-        input_shape: (height, width, channels); default: the published one.
-        weights: None for random initialisation.
+        input_shape: (height, width, channels); default: the size that the weights are published for, else the
+            network's.
+        weights: None for random initialisation, a tag of the catalogue ("torchvision:IMAGENET1K_V2"), "imagenet" for
+            the network's default entry, or a path to a file, see `keras_resnet.weights.loading.load_weights`.
         **options: See `keras_resnet.models.resnet.build_model`.
 
     Returns:
-        A model from float (batch, height, width, channels), normalised, to float32 logits (batch, num_classes).
+        A model from float (batch, height, width, channels), normalised, to float32 logits (batch, num_classes). Its
+        attribute `preprocessing` says what images go through, where the weights are known to the catalogue.
 
     Raises:
         UserError: For an unknown name, option or weights, or an input that the network cannot take.
     """
-    if weights is not None:
-        raise UserError(f"Weights must be None. Received {weights!r}.")
-    return build_model(get_config(name), num_classes=num_classes, input_shape=input_shape, **options)
+    config = get_config(name)
+    if weights is None:
+        return build_model(config, num_classes=num_classes, input_shape=input_shape, **options)
+    published = find_weights(name, str(weights)) if is_tag(weights) else None
+    if published is None and not os.path.exists(weights):
+        raise UserError(
+            f"Weights are None, 'imagenet', a tag like 'torchvision:IMAGENET1K_V2', or a file. There is no file "
+            f"{os.fspath(weights)!r}."
+        )
+    if published is not None and input_shape is None and options.get("input_tensor") is None:
+        input_shape = (published.size, published.size, config.input_shape[2])
+    model = build_model(config, num_classes=num_classes, input_shape=input_shape, **options)
+    # A tag names weights of this network, whatever the model is called.
+    return load_weights(model, weights if published is None else published)
+
+
+def _application(function: str, model: str) -> Callable[..., keras.Model]:
+    def create(
+        include_top=True,
+        weights="imagenet",
+        input_tensor=None,
+        input_shape=None,
+        pooling=None,
+        classes=1000,
+        classifier_activation="softmax",
+        name=None,
+    ):
+        if not include_top and input_shape is None and input_tensor is None:
+            input_shape = (None, None, 3)
+        return create_model(
+            model,
+            num_classes=classes,
+            input_shape=input_shape,
+            weights=weights,
+            include_top=include_top,
+            input_tensor=input_tensor,
+            pooling=pooling,
+            classifier_activation=classifier_activation,
+            name=name,
+        )
+
+    create.__name__ = create.__qualname__ = function
+    create.__doc__ = DOCSTRING.format(model=model)
+    return create
+
+
+globals().update({function: _application(function, model) for function, model in FUNCTIONS.items()})
+__all__ = ["FUNCTIONS", "create_model", *FUNCTIONS]

@@ -4,20 +4,39 @@ Expected calibration error: Guo et al. 2017, "On Calibration of Modern Neural Ne
 with 15 bins of equal width.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from keras_resnet.errors import UserError
 
 if TYPE_CHECKING:
+    from keras_resnet.data.preprocessing import Preprocessing
     from keras_resnet.data.sources import Split
-    from keras_resnet.prediction import Predictor
 
 CALIBRATION_BINS = 15
 TOP = 5
+
+
+class Predictor(Protocol):
+    """What can be evaluated; `prediction.load_predictor` makes one of any artifact.
+
+    Attributes:
+        labels: The class names in the order of the probabilities.
+        pixels: How an image becomes what `predict` takes.
+        predict: float32 images [n, height, width, channels], 0..255 → float32 probabilities [n, classes].
+    """
+
+    @property
+    def labels(self) -> tuple[str, ...]: ...
+
+    @property
+    def pixels(self) -> "Preprocessing": ...
+
+    @property
+    def predict(self) -> Callable[[np.ndarray], np.ndarray]: ...
 
 
 @dataclass(frozen=True)
@@ -139,11 +158,11 @@ def expected_calibration_error(confidence: np.ndarray, correct: np.ndarray, *, b
     return float(np.abs(gap).sum() / len(confidence))
 
 
-def evaluate_model(predictor: "Predictor", split: "Split", *, batch_size: int = 128) -> Evaluation:
+def evaluate_model(predictor: Predictor, split: "Split", *, batch_size: int = 128) -> Evaluation:
     """Evaluates a model on every example of a split, the last incomplete batch included.
 
     Args:
-        predictor: The model, from `prediction.load_predictor`.
+        predictor: The model, see `prediction.load_predictor`.
         split: The examples.
         batch_size: Examples at a time.
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from keras_resnet.errors import UserError
+from keras_resnet.models.deep_graphs import deep_graphs
 
 if TYPE_CHECKING:
     import keras
@@ -205,7 +206,8 @@ def save_model(
     if path.suffix != ".keras":
         raise UserError(f"A model file's name ends in .keras, got {path.name!r}.")
     with atomic_file(path) as temporary:
-        model.save(temporary)
+        with deep_graphs():
+            model.save(temporary)
         if preprocessing is not None:
             with zipfile.ZipFile(temporary, "a", zipfile.ZIP_DEFLATED) as archive:
                 archive.writestr(PREPROCESSING_MEMBER, json.dumps(preprocessing.to_dict(), ensure_ascii=False))
@@ -237,7 +239,8 @@ def load_model(path: str | os.PathLike[str]) -> "tuple[keras.Model, Preprocessin
                 json.loads(archive.read(PREPROCESSING_MEMBER)) if PREPROCESSING_MEMBER in archive.namelist() else None
             )
         # safe_mode refuses Lambda layers, whose code would run on loading.
-        model = keras.saving.load_model(path, compile=False, safe_mode=True)
+        with deep_graphs():
+            model = keras.saving.load_model(path, compile=False, safe_mode=True)
     except Exception as error:  # zipfile, zlib, json, h5py and Keras each have their own kind
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(f"{path} is no whole .keras file: {reason}") from None

@@ -51,13 +51,13 @@ def test_broken_model_files_are_refused_by_name(tmp_path, model, preprocessing):
     with pytest.raises(UserError, match="no model file"):
         load_model(path)
     path.write_bytes(b"not a zip")
-    with pytest.raises(UserError, match="m.keras is no whole"):
+    with pytest.raises(UserError, match=r"m\.keras is no whole"):
         load_model(path)
     save_model(model, path, preprocessing)
     path.write_bytes(path.read_bytes()[:2000])
-    with pytest.raises(UserError, match="m.keras is no whole"):
+    with pytest.raises(UserError, match=r"m\.keras is no whole"):
         load_model(path)
-    with pytest.raises(UserError, match="ends in .keras"):
+    with pytest.raises(UserError, match=r"ends in \.keras"):
         save_model(model, tmp_path / "m.h5", preprocessing)
 
 
@@ -65,7 +65,7 @@ def test_broken_model_files_are_refused_by_name(tmp_path, model, preprocessing):
 def test_a_preprocessing_that_does_not_fit_is_refused(tmp_path, model, preprocessing, change):
     path = tmp_path / "m.keras"
     save_model(model, path, Preprocessing.from_dict({**preprocessing.to_dict(), **change}))
-    with pytest.raises(UserError, match="m.keras"):
+    with pytest.raises(UserError, match=r"m\.keras"):
         load_model(path)
 
 

@@ -158,8 +158,8 @@ def steps_per_epoch(split: Split, batch_size: int) -> int:
     _check_batch_size(batch_size)
     if len(split) < batch_size:
         raise UserError(
-            f"Training needs one whole batch, but the training split has {len(split)} images for a batch size of "
-            f"{batch_size}. Choose a batch size of at most {len(split)}."
+            f"Training needs one whole batch, but the training split has {len(split)} images "
+            f"for a batch size of {batch_size}. Choose a batch size of at most {len(split)}."
         )
     return len(split) // batch_size
 

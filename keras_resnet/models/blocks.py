@@ -194,8 +194,10 @@ def shortcut(x, preactivated, config: ResNetConfig, place: BlockPlace):
         if stride > 1:
             x = layers.AveragePooling2D(2, strides=stride, padding="same", name=f"{name}_pool", **NHWC)(x)
         elif place.first_dilation != place.dilation:
-            # Where dilation took the stride's place, the pool stays, one pixel a step.
-            x = layers.AveragePooling2D(2, strides=1, padding="same", name=f"{name}_pool", **NHWC)(x)
+            # Where dilation took the stride's place, the pool stays, one pixel a step. At the far side it counts zeros,
+            # as timm's does; Keras' "same" would leave them out.
+            x = layers.ZeroPadding2D(((0, 1), (0, 1)), name=f"{name}_pool_pad", **NHWC)(x)
+            x = layers.AveragePooling2D(2, strides=1, name=f"{name}_pool", **NHWC)(x)
         stride = 1
     x = conv2d(
         x,

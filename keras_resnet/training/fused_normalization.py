@@ -9,6 +9,8 @@ custom objects. The twin also carries the precision policy, so that the stored n
 import keras
 import tensorflow as tf
 
+from keras_resnet.models.deep_graphs import deep_graphs
+
 
 class FusedBatchNormalization(keras.layers.BatchNormalization):
     """BatchNormalization over the last axis of [batch, height, width, channels], by TensorFlow's fused operator."""
@@ -60,7 +62,8 @@ def training_twin(model: keras.Model, *, precision: str = "float32") -> keras.Mo
             config["dtype"] = precision
         return (FusedBatchNormalization if _can_be_fused(layer) else type(layer)).from_config(config)
 
-    twin = keras.models.clone_model(model, clone_function=twin_layer)
+    with deep_graphs():
+        twin = keras.models.clone_model(model, clone_function=twin_layer)
     copy_weights(model, twin)
     return twin
 

@@ -24,8 +24,8 @@ def _setting(default: Any, help: str, **rules: Any) -> Any:
 class Recipe:
     """The settings of a training run; each field's meaning is its help text in `train.py --help`."""
 
-    dataset: str = _setting("digits", "data set: a name, or folder for a folder of images")
-    data_dir: str | None = _setting(None, "folder of the data set", kind=str)
+    dataset: str = _setting("digits", "data set: digits, shapes, folder:PATH, tfds:NAME or npz:PATH")
+    data_dir: str | None = _setting(None, "where TensorFlow Datasets keeps its data", kind=str)
     bad_images: str = _setting("stop", "what to do about images that cannot be read", choices=("stop", "skip"))
     image_size: int | None = _setting(
         None, "height and width of the network input; default: the data set's", kind=int, minimum=1

@@ -97,6 +97,7 @@ def open_run(
     recipe: Recipe,
     *,
     dataset: Mapping[str, Any],
+    resume: bool,
     overwrite: bool,
     needed_bytes: int,
     report: Callable[[str], None],
@@ -107,6 +108,7 @@ def open_run(
         run: The directory, already checked by `check_run`.
         recipe: The settings.
         dataset: Name, fingerprint and further facts of the data set.
+        resume: Whether the settings must be the run's even where no epoch is complete.
         overwrite: Whether an older run is removed first.
         needed_bytes: Disk space that the run will take.
         report: Told what a person should know.
@@ -121,7 +123,8 @@ def open_run(
             for child in run.path.iterdir():
                 if child.name != _LOCK:
                     shutil.rmtree(child) if child.is_dir() and not child.is_symlink() else child.unlink()
-        if run.recipe.is_file():
+        # A run without a checkpoint has nothing that other settings could spoil.
+        if run.recipe.is_file() and (resume or any(run.checkpoints.glob("*.npz"))):
             _check_same(run, recipe, dataset, report)
         else:
             write_json(

@@ -16,6 +16,7 @@ import keras
 import numpy as np
 
 from keras_resnet.applications import create_model
+from keras_resnet.data.augmentation import get_augmentation
 from keras_resnet.data.pipeline import evaluation_batches, steps_per_epoch, training_batches
 from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.data.sources import load_source
@@ -115,6 +116,8 @@ def train(
             f"got {recipe.batch_size:,}. Lower it."
         )
     steps = steps_per_epoch(data.train, recipe.batch_size)
+    augmentation = data.augmentation if recipe.augmentation == "default" else recipe.augmentation
+    get_augmentation(augmentation)
     strategy = create_strategy(recipe.devices)
     if recipe.batch_size % strategy.num_replicas_in_sync:
         raise UserError(
@@ -134,6 +137,7 @@ def train(
         run,
         recipe,
         dataset=_describe(data),
+        resume=resume,
         overwrite=overwrite,
         # A checkpoint has weights, momentum and perhaps averages; then the model, and a margin for the rest.
         needed_bytes=weights_bytes * (3 * (KEPT + 2) + 1) + 20_000_000,
@@ -150,7 +154,7 @@ def train(
 
         # Epochs
         if progress.epoch < recipe.epochs:
-            progress = _fit(twin, recipe, data, preprocessing, run, progress, steps, report)
+            progress = _fit(twin, recipe, data, preprocessing, augmentation, run, progress, report)
 
         # The best network
         load_checkpoint(checkpoint_path(run.checkpoints, progress.best_epoch), twin, twin.optimizer)
@@ -287,12 +291,12 @@ def _fit(
     recipe: Recipe,
     data: "DatasetSpec",
     preprocessing: Preprocessing,
+    augmentation: str,
     run: RunDirectory,
     progress: Progress,
-    steps: int,
     report: Callable[[str], None],
 ) -> Progress:
-    augmentation = data.augmentation if recipe.augmentation == "default" else recipe.augmentation
+    steps = steps_per_epoch(data.train, recipe.batch_size)
     counts = {"steps": steps, "batch_size": recipe.batch_size, "epochs": recipe.epochs}
     records = EpochRecords(run, start=progress, report=report, **counts)
     callbacks = [

@@ -3,6 +3,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -187,19 +188,18 @@ def interrupted(recipe, tmp_path, monkeypatch):
 
 def test_resuming_with_other_settings_or_data_names_them(recipe, interrupted, tmp_path):
     changed = Recipe.from_dict({**recipe.to_dict(), "learning_rate": 0.2, "batch_size": 16})
-    with pytest.raises(UserError, match="batch_size was 32, is 16; learning_rate was 0.05, is 0.2"):
+    with pytest.raises(UserError, match=r"batch_size was 32, is 16; learning_rate was 0\.05, is 0\.2"):
         train(changed, **interrupted)
     path = recipe.dataset.removeprefix("npz:")
     arrays = dict(np.load(path))
     arrays["x_train"][0, 0, 0, 0] ^= 1
-    original = open(path, "rb").read()
+    original = Path(path).read_bytes()
     try:
         np.savez(path, **arrays)
         with pytest.raises(UserError, match="fingerprint differs"):
             train(recipe, **interrupted)
     finally:
-        with open(path, "wb") as file:
-            file.write(original)
+        Path(path).write_bytes(original)
 
 
 def test_a_damaged_checkpoint_costs_an_epoch_and_nothing_else(recipe, interrupted, finished):
@@ -236,6 +236,19 @@ def test_a_lost_loss_leaves_the_best_checkpoint(recipe, tmp_path, monkeypatch):
     with pytest.raises(UserError, match="lost"):
         train(recipe, name="w", runs=tmp_path, saved_models=tmp_path / "s", report=lambda line: None)
     assert [path.name for path in (tmp_path / "w" / "checkpoints").iterdir()] == ["epoch-00001.npz"]
+
+
+def test_settings_may_change_while_no_epoch_is_complete(recipe, tmp_path, monkeypatch):
+    places = {"name": "w", "runs": tmp_path, "saved_models": tmp_path / "s", "report": lambda line: None}
+    interrupt_at(monkeypatch, 1)
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe, **places)
+    lower = Recipe.from_dict({**recipe.to_dict(), "learning_rate": 0.01})
+    with pytest.raises(UserError, match=r"learning_rate was 0\.05, is 0\.01"):
+        train(lower, **places, resume=True)
+    with pytest.raises(KeyboardInterrupt):
+        train(lower, **places)
+    assert json.loads((tmp_path / "w" / "recipe.json").read_text())["settings"]["learning_rate"] == 0.01
 
 
 def test_a_batch_must_fit_the_data(recipe, tmp_path):

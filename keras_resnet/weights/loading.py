@@ -1,0 +1,202 @@
+"""`load_weights`: from a file, a tag of the catalogue, a state dict or a live model into one of our networks."""
+
+import os
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_resnet.errors import UserError, unknown_name
+from keras_resnet.models.registry import get_config
+from keras_resnet.models.resnet import build_model
+from keras_resnet.weights import keras_applications, pytorch
+from keras_resnet.weights.assign import FIRST_KERNELS, Report, assign
+from keras_resnet.weights.catalog import CATALOG, PublishedWeights, find_by_filename, find_weights
+from keras_resnet.weights.download import fetch, matches_digest
+
+PUBLISHERS = tuple(sorted({entry.tag.split(":")[0] for entry in CATALOG}))
+HEADS = ("auto", "new")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Weights as they came, read but not yet translated.
+
+    Attributes:
+        label: What errors call them.
+        school: "pytorch" or "keras": whose names and layout they have.
+        tensors: Name → array.
+        published: Their entry of the catalogue, where they are recognised.
+    """
+
+    label: str
+    school: str
+    tensors: Mapping[str, np.ndarray]
+    published: PublishedWeights | None = None
+
+
+def load_weights(model_or_name: keras.Model | str, source: Any, *, head: str = "auto") -> keras.Model:
+    """Loads weights into a network: every variable exactly once, or nothing at all.
+
+    Args:
+        model_or_name: A network built here, or a registry name. A network that is built for a name follows the source
+            in the number of classes and of input channels.
+        source: One of
+            a checkpoint of PyTorch (`.pth`, `.th`, `.pt`, `.bin`, `.safetensors`) as torchvision, timm and the CIFAR
+            repositories write them, or a state dict;
+            keras.applications' weights (`.h5`, `.weights.h5`, `.keras`), or one of its models;
+            a `.keras` file of ours;
+            an entry of the catalogue or its tag ("torchvision:IMAGENET1K_V2"; "imagenet" is the network's default).
+        head: "auto" keeps the network's own logits, with a warning, when it has another number of classes than the
+            source; "new" keeps them in any case.
+
+    Returns:
+        The network, with an attribute `preprocessing` where the weights are known to the catalogue.
+
+    Raises:
+        WeightsError: Variables are missing, tensors are left over, or shapes differ; they are named. Nothing was
+            changed.
+        UserError: The source cannot be read, or only by running code in it.
+
+    Warns:
+        UserWarning: The head is new, or the first kernel was folded to another number of channels.
+    """
+    model, report = load_reported(model_or_name, source, head=head)
+    for sentence in remarks(report):
+        warnings.warn(sentence, stacklevel=2)
+    return model
+
+
+def load_reported(model_or_name: keras.Model | str, source: Any, *, head: str = "auto") -> tuple[keras.Model, Report]:
+    """Like `load_weights`, but returns a report in place of warnings."""
+    if head not in HEADS:
+        raise unknown_name("head", head, HEADS)
+    if isinstance(model_or_name, str):
+        get_config(model_or_name)  # a wrong name is told before anything is read or downloaded
+        name = model_or_name
+    else:
+        name = model_or_name.name
+    read = read_source(source, model_name=name)
+    model = _built_for(name, read) if isinstance(model_or_name, str) else model_or_name
+    tensors, left_over, ignored = _translate(model, read)
+    report = assign(model, tensors, source=read.label, left_over=left_over, ignored=ignored, head=head)
+    if read.published is not None:
+        model.preprocessing = published_preprocessing(read.published, model, new_head=bool(report.new))
+    return model, report
+
+
+def remarks(report: Report) -> list[str]:
+    """What a user should know about loaded weights, a sentence each."""
+    sentences = []
+    if report.new:
+        sentences.append(
+            f"The head is new: {' and '.join(report.new)} kept their values; nothing of {report.source} went "
+            "into them. Train them before use."
+        )
+    if report.folded is not None:
+        sentences.append(f"The first kernel of {report.source} was folded from {report.folded} channels.")
+    return sentences
+
+
+def read_source(source: Any, *, model_name: str) -> Source:
+    """Reads weights without executing anything.
+
+    Args:
+        source: See `load_weights`.
+        model_name: The network that a tag of the catalogue is looked up for.
+
+    Raises:
+        UserError: The source cannot be read, or is none.
+    """
+    if isinstance(source, keras.Model):
+        return Source(f"the model {source.name!r}", "keras", keras_applications.model_weights(source))
+    if isinstance(source, Mapping):
+        return Source("the state dict", "pytorch", pytorch.state_dict_arrays(source, source="The state dict"))
+    if not isinstance(source, str | os.PathLike | PublishedWeights):
+        raise UserError(
+            f"Weights come from a file, a tag, a state dict or a Keras model. Received {type(source).__name__}."
+        )
+    if is_tag(source):
+        source = find_weights(model_name, str(source))
+    if isinstance(source, PublishedWeights):
+        published = source
+        path = fetch(published)
+    else:
+        path = Path(source)
+        published = _recognised(path)
+    school, tensors = _read_file(path)
+    return Source(str(path), school, tensors, published)
+
+
+def is_tag(source: str | os.PathLike[str]) -> bool:
+    """Whether a source is spelled like a tag of the catalogue instead of a file."""
+    if not isinstance(source, str):
+        return False
+    publisher, colon, _ = source.partition(":")
+    return source == "imagenet" or (bool(colon) and publisher in PUBLISHERS)
+
+
+def published_preprocessing(published: PublishedWeights, model: keras.Model, *, new_head: bool = False) -> Any:
+    """The preprocessing that published weights expect, for a network's input size.
+
+    Args:
+        published: The catalogue's entry.
+        model: The network; sides that it leaves open get the publisher's size.
+        new_head: Whether the network has other classes than the publisher's.
+
+    Returns:
+        A `Preprocessing`, or None for inputs that are no images: neither 1 nor 3 channels.
+    """
+    from keras_resnet.data.preprocessing import Preprocessing
+
+    height, width, channels = model.inputs[0].shape[1:]
+    if channels not in (1, 3):
+        return None
+    settings = published.preprocessing(height or published.size, width or published.size, channels)
+    return Preprocessing(**{**settings, "labels": () if new_head else settings["labels"]})
+
+
+def _recognised(path: Path) -> PublishedWeights | None:
+    """The catalogue's entry of a file that has a publisher's name and, where one is known, its digest."""
+    published = find_by_filename(path.name)
+    if published is None or not published.digest or not path.is_file():
+        return None
+    return published if matches_digest(path, published.digest) else None
+
+
+def _read_file(path: Path) -> tuple[str, Mapping[str, np.ndarray]]:
+    if path.suffix in pytorch.SUFFIXES:
+        return "pytorch", pytorch.read_checkpoint(path)
+    if path.suffix in keras_applications.SUFFIXES:
+        return "keras", keras_applications.read_weights(path)
+    raise UserError(
+        f"Weights come in files that end in {', '.join((*pytorch.SUFFIXES, *keras_applications.SUFFIXES))}, or from a "
+        f"tag of {', '.join(PUBLISHERS)}. Received {str(path)!r}."
+    )
+
+
+def _translate(model: keras.Model, read: Source):
+    module = pytorch if read.school == "pytorch" else keras_applications
+    return module.translate(model, read.tensors, source=read.label)
+
+
+def _built_for(name: str, read: Source) -> keras.Model:
+    """The named network with the source's number of classes and input channels, where it tells them."""
+    config = get_config(name)
+    model = build_model(config)
+    tensors, _, _ = _translate(model, read)
+    head = tensors.get("logits/kernel")
+    classes = head.value.shape[1] if head is not None and head.value.ndim == 2 else config.num_classes
+    channels = config.input_shape[2]
+    for kernel in FIRST_KERNELS:
+        if kernel in tensors and tensors[kernel].value.ndim == 4:
+            channels = tensors[kernel].value.shape[2]
+    size = read.published.size if read.published is not None else None
+    shape = (size or config.input_shape[0], size or config.input_shape[1], channels)
+    if classes == config.num_classes and shape == config.input_shape:
+        return model
+    return build_model(config, num_classes=classes, input_shape=shape)

@@ -1,0 +1,411 @@
+"""PyTorch checkpoints: read without running code in them, and translated by rule in both directions.
+
+The names follow from our layers' names: stage, block and index of the convolution. A `Naming` holds how one school of
+repositories spells them: torchvision and timm ("torchvision"), timm's pre-activation networks ("timm_v2"), the CIFAR
+repositories ("cifar") and the wide ones ("wide").
+"""
+
+import pickle
+import re
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_resnet.errors import UserError, unknown_name
+from keras_resnet.storage import atomic_file
+from keras_resnet.weights.assign import Tensor, variables_by_name
+
+SUFFIXES = (".pth", ".th", ".pt", ".bin", ".safetensors")
+WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
+PREFIXES = ("module.", "_orig_mod.", "model.")
+INSTALL = "pip install 'keras-resnet[torch]'"
+
+VARIABLE_NAMES = {
+    "kernel": "weight",
+    "bias": "bias",
+    "gamma": "weight",
+    "beta": "bias",
+    "moving_mean": "running_mean",
+    "moving_variance": "running_var",
+}
+
+
+@dataclass(frozen=True)
+class Naming:
+    """How one school of repositories spells a network's modules.
+
+    Attributes:
+        stem_conv: The first convolution; deep stems count on from it.
+        stem_norm: Its normalisation.
+        block: A block, with {stage} counted from 1 and {block} from 0.
+        first_stage: What the first stage is called.
+        norm: Prefix of a block's normalisations.
+        shortcut_conv: A projection, with {index} 0, or 1 behind a pool.
+        shortcut_norm: Its normalisation, with {index} one higher.
+        final_norm: The normalisation behind the last pre-activation block.
+        head: The classifier.
+        head_is_conv: Whether the classifier is a 1×1 convolution.
+    """
+
+    stem_conv: str
+    stem_norm: str
+    block: str
+    first_stage: int
+    norm: str
+    shortcut_conv: str
+    shortcut_norm: str
+    final_norm: str
+    head: str
+    head_is_conv: bool = False
+
+
+NAMINGS = {
+    "torchvision": Naming(
+        "conv1", "bn1", "layer{stage}.{block}", 1, "bn", "downsample.{index}", "downsample.{index}", "bn", "fc"
+    ),
+    "timm_v2": Naming(
+        "stem.conv", "stem.norm", "stages.{stage}.blocks.{block}", 0, "norm", "downsample.conv", "downsample.norm",
+        "norm", "head.fc", head_is_conv=True,
+    ),
+    "cifar": Naming(
+        "conv1", "bn1", "layer{stage}.{block}", 1, "bn", "shortcut.{index}", "shortcut.{index}", "bn", "linear"
+    ),
+    "wide": Naming(
+        "conv1", "bn1", "block{stage}.layer.{block}", 1, "bn", "convShortcut", "bnShortcut", "bn1", "fc"
+    ),
+}  # fmt: skip
+
+
+def read_checkpoint(path: str | Path) -> dict[str, np.ndarray]:
+    """Reads the tensors of a checkpoint. Nothing in it is executed.
+
+    Args:
+        path: `.safetensors`, or a file of `torch.save` (`.pth`, `.th`, `.pt`, `.bin`) with a state dict, alone or under
+            "state_dict", "model_state_dict", "model" or "net".
+
+    Returns:
+        Name → float32 array (integers stay integers), without "module." and the like in front of the names.
+
+    Raises:
+        UserError: There is no such file, it is damaged or empty, holds more than tensors, or PyTorch (for all but
+            `.safetensors`) is not installed.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"There is no checkpoint {path}.")
+    content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
+    return state_dict_arrays(content, source=str(path))
+
+
+def state_dict_arrays(content: Any, *, source: str) -> dict[str, np.ndarray]:
+    """Finds the state dict in what a checkpoint holds, as NumPy arrays.
+
+    Args:
+        content: A mapping of names to tensors or arrays, or one that holds it under a usual name.
+        source: What errors call it.
+
+    Raises:
+        UserError: There are no tensors in it.
+    """
+    state = _unwrap(content)
+    tensors = {str(name): _to_numpy(value) for name, value in state.items() if hasattr(value, "shape")}
+    if not tensors:
+        raise UserError(
+            f"{source} holds no tensors. Expected names and tensors, alone or under "
+            f"{', '.join(map(repr, WRAPPERS))}. Received {_described(content)}."
+        )
+    for _ in PREFIXES:
+        for prefix in PREFIXES:
+            if all(name.startswith(prefix) for name in tensors):
+                tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
+    return tensors
+
+
+def translate(
+    model: keras.Model, state: Mapping[str, np.ndarray], *, source: str
+) -> tuple[dict[str, Tensor], list[str], list[str]]:
+    """Translates a state dict into a network's variables and Keras' layout.
+
+    Args:
+        model: The network.
+        state: Name → array, PyTorch's layout.
+        source: What errors call it.
+
+    Returns:
+        Variable name → tensor; the names left over; the names ignored (counters of batches, and what a network without
+        its top has no place for).
+
+    Raises:
+        UserError: Not one name is one that this network could have.
+    """
+    names, naming = _closest_names(model, state)
+    found = {name: key for name, key in names.items() if key in state}
+    if not found:
+        first = ", ".join(list(state)[:5])
+        raise UserError(
+            f"{source} is no checkpoint of a network like {model.name!r}: no name fits. Its first names: {first}."
+        )
+    variables = variables_by_name(model)
+    tensors = {name: Tensor(key, from_torch(state[key], _rank(variables, name))) for name, key in found.items()}
+    ignored, left_over = [], []
+    used = set(found.values())
+    beyond = tuple(f"{module}." for module in _modules_beyond(model, naming))
+    for key in state:
+        if key in used:
+            continue
+        is_ignored = key.endswith("num_batches_tracked") or key.startswith(beyond)
+        (ignored if is_ignored else left_over).append(key)
+    return tensors, left_over, ignored
+
+
+def to_state_dict(model: keras.Model, naming: str | None = None) -> dict[str, np.ndarray]:
+    """Writes a network's weights under PyTorch's names and in its layout.
+
+    The names and shapes are torchvision's (or timm's) own where they build the same network, so its `load_state_dict`
+    takes them. keras.applications' networks, which have biases that torchvision's lack, keep them under the same rule:
+    torchvision refuses those as unexpected instead of computing something else.
+
+    Args:
+        model: The network.
+        naming: A key of `NAMINGS`; None for the usual one: "timm_v2" for pre-activation networks, "cifar" for CIFAR's
+            parameter-free shortcuts, else "torchvision".
+
+    Returns:
+        Name → array: float32, and int64 scalars for PyTorch's counters of batches.
+
+    Raises:
+        UserError: For an unknown naming.
+    """
+    naming = usual_naming(model) if naming is None else naming
+    if naming not in NAMINGS:
+        raise unknown_name("naming", naming, NAMINGS)
+    names = torch_names(model, naming)
+    state = {}
+    for name, variable in variables_by_name(model).items():
+        value = np.asarray(keras.ops.convert_to_numpy(variable), np.float32)
+        as_conv = name == "logits/kernel" and NAMINGS[naming].head_is_conv
+        state[names[name]] = to_torch(value, as_conv=as_conv)
+        if name.endswith("/moving_variance"):
+            module = names[name].rsplit(".", 1)[0]
+            state[f"{module}.num_batches_tracked"] = np.zeros((), np.int64)
+    return state
+
+
+def save_checkpoint(model: keras.Model, path: str | Path, naming: str | None = None) -> None:
+    """Saves a network's weights as a PyTorch checkpoint, see `to_state_dict`.
+
+    Args:
+        model: The network.
+        path: `.safetensors` (needs no PyTorch), or `.pth`, `.th` or `.pt`.
+        naming: A key of `NAMINGS`, or None.
+
+    Raises:
+        UserError: For another suffix, an unknown naming, a missing package, or a folder that cannot be written.
+    """
+    path = Path(path)
+    if path.suffix not in SUFFIXES:
+        raise unknown_name("checkpoint suffix", path.suffix, SUFFIXES)
+    state = to_state_dict(model, naming)
+    if path.suffix == ".safetensors":
+        safetensors = _import_safetensors()
+        state = {key: np.ascontiguousarray(value) for key, value in state.items()}
+        with atomic_file(path) as temporary:
+            safetensors.save_file(state, temporary)
+        return
+    torch = _import_torch()
+    tensors = {key: torch.from_numpy(np.array(value)) for key, value in state.items()}
+    with atomic_file(path) as temporary:
+        torch.save(tensors, temporary)
+
+
+def usual_naming(model: keras.Model) -> str:
+    """The naming under which a network like this is known."""
+    layers = {layer.name: layer for layer in model.layers}
+    if isinstance(layers.get("stage1_block1_out"), keras.layers.Add):
+        return "timm_v2"
+    if any(name.endswith("_shortcut_channels") for name in layers):
+        return "cifar"
+    return "torchvision"
+
+
+def torch_names(model: keras.Model, naming: str) -> dict[str, str]:
+    """Variable name ("layer/variable") → PyTorch's name, for every variable of a network."""
+    pooled = any(
+        isinstance(layer, keras.layers.AveragePooling2D) and layer.name.endswith("_shortcut_pool")
+        for layer in model.layers
+    )
+    deep = any(layer.name == "stem_conv1" for layer in model.layers)
+    names = {}
+    for name in variables_by_name(model):
+        layer, variable = name.split("/")
+        names[name] = f"{_module(layer, NAMINGS[naming], pooled, deep)}.{VARIABLE_NAMES[variable]}"
+    return names
+
+
+def _module(layer: str, naming: Naming, pooled: bool, deep: bool) -> str:
+    """Our layer's name → PyTorch's module, by rule."""
+    fixed = {
+        "stem_conv": naming.stem_conv,
+        "stem_norm": naming.stem_norm,
+        "stem_pool_conv": "maxpool.0",
+        "stem_pool_norm": "maxpool.1",
+        "final_norm": naming.final_norm,
+        "logits": naming.head,
+    }
+    if layer in fixed:
+        return fixed[layer]
+    stem = re.fullmatch(r"stem_(conv|norm)(\d)", layer)
+    if stem:
+        # A deep stem is a sequence conv, norm, activation, conv, …; the article's second convolution stands alone.
+        position = 3 * (int(stem[2]) - 1) + (stem[1] == "norm")
+        return f"{naming.stem_conv}.{position}" if deep else f"conv{stem[2]}"
+    stage, block, part = re.fullmatch(r"stage(\d+)_block(\d+)_(\w+)", layer).groups()
+    # timm's -D networks keep the pool's place in the sequence even where there is no pool.
+    index = 1 if pooled else 0
+    parts = {
+        "shortcut_conv": naming.shortcut_conv.format(index=index),
+        "shortcut_norm": naming.shortcut_norm.format(index=index + 1),
+        "se_reduce": "se.fc1",
+        "se_expand": "se.fc2",
+        "eca_conv": "se.conv",
+    }
+    if part not in parts:
+        parts[part] = part.replace("norm", naming.norm)
+    prefix = naming.block.format(stage=int(stage) - 1 + naming.first_stage, block=int(block) - 1)
+    return f"{prefix}.{parts[part]}"
+
+
+def _closest_names(model: keras.Model, state: Mapping[str, np.ndarray]) -> tuple[dict[str, str], Naming]:
+    """The names under the naming that knows most of the state dict's."""
+    candidates = [(torch_names(model, key), naming) for key, naming in NAMINGS.items()]
+    return max(candidates, key=lambda candidate: sum(name in state for name in candidate[0].values()))
+
+
+def _modules_beyond(model: keras.Model, naming: Naming) -> list[str]:
+    """Modules at a whole network's end that this one does not have, as without its top or as a list of features."""
+    layers = {layer.name for layer in model.layers}
+    beyond = [] if "logits" in layers else [naming.head]
+    is_pre = usual_naming(model) == "timm_v2"
+    if is_pre and "features" not in layers:
+        beyond.append(naming.final_norm)
+    return beyond
+
+
+def _rank(variables: Mapping, name: str) -> int:
+    return len(variables[name].shape)
+
+
+def from_torch(value: np.ndarray, rank: int) -> np.ndarray:
+    """PyTorch's layout → Keras': (out, in, …) → (…, in, out). Vectors stay.
+
+    Args:
+        value: The array.
+        rank: Dimensions that the variable has: a classifier written as a 1×1 convolution becomes a matrix.
+    """
+    if value.ndim == 4 and rank == 2 and value.shape[2:] == (1, 1):
+        value = value[:, :, 0, 0]
+    return value.transpose(*range(2, value.ndim), 1, 0) if value.ndim > 1 else value
+
+
+def to_torch(value: np.ndarray, *, as_conv: bool = False) -> np.ndarray:
+    """Keras' layout → PyTorch's, the inverse of `from_torch`.
+
+    Args:
+        value: The array.
+        as_conv: Whether a matrix shall become a 1×1 convolution.
+    """
+    if value.ndim > 1:
+        value = value.transpose(value.ndim - 1, value.ndim - 2, *range(value.ndim - 2))
+    value = np.ascontiguousarray(value)
+    return value[:, :, None, None] if as_conv else value
+
+
+def _read_torch(path: Path) -> Any:
+    torch = _import_torch()
+    try:
+        _check_archive(path)
+        # weights_only: an unpickler that knows tensors and plain containers and runs nothing.
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise UserError(
+            f"{path} holds more than tensors, or is no checkpoint, and was not opened: reading it would have to run "
+            f"code in it ({_reason(error)}). Save its state_dict() alone."
+        ) from None
+    except UserError:
+        raise
+    except Exception as error:  # torch, zipfile and pickle each have their own kinds
+        raise UserError(f"{path} is damaged or no checkpoint: {_reason(error)}") from None
+
+
+def _check_archive(path: Path) -> None:
+    """Compares the checksums of a zip archive's members; PyTorch does not do so for all of them."""
+    if path.stat().st_size == 0:
+        raise UserError(f"{path} is empty.")
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            broken = archive.testzip()
+        if broken is not None:
+            raise UserError(f"{path} is damaged: the checksum of {broken} is wrong.")
+
+
+def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
+    safetensors = _import_safetensors()
+    try:
+        return safetensors.load_file(path)
+    except Exception as error:  # SafetensorError, and others for kinds of numbers that NumPy lacks
+        raise UserError(f"{path} is damaged or no safetensors file: {_reason(error)}") from None
+
+
+def _import_torch() -> Any:
+    try:
+        import torch
+    except ImportError:
+        raise UserError(f"PyTorch checkpoints need PyTorch. Install it: {INSTALL}") from None
+    if tuple(int(part) for part in torch.__version__.split(".")[:2]) < (2, 6):
+        # CVE-2025-32434: before 2.6 a checkpoint could run code in spite of weights_only.
+        raise UserError(f"PyTorch {torch.__version__} does not read checkpoints safely; 2.6 does. {INSTALL}")
+    return torch
+
+
+def _import_safetensors() -> Any:
+    try:
+        import safetensors.numpy
+    except ImportError:
+        raise UserError(f".safetensors files need the package safetensors. Install it: {INSTALL}") from None
+    return safetensors.numpy
+
+
+def _unwrap(content: Any) -> Mapping:
+    if not isinstance(content, Mapping):
+        return {}
+    if any(hasattr(value, "shape") for value in content.values()):
+        return content
+    for key in WRAPPERS:
+        if isinstance(content.get(key), Mapping):
+            return _unwrap(content[key])
+    return {}
+
+
+def _to_numpy(value: Any) -> np.ndarray:
+    if hasattr(value, "detach"):
+        value = value.detach().cpu()
+        value = value.float() if value.is_floating_point() else value
+        value = value.numpy()
+    value = np.asarray(value)
+    is_integer = np.issubdtype(value.dtype, np.integer) or value.dtype == bool
+    return value if is_integer else value.astype(np.float32)
+
+
+def _described(content: Any) -> str:
+    if isinstance(content, Mapping):
+        return f"a mapping with {', '.join(map(str, list(content)[:5])) or 'nothing in it'}"
+    return f"a {type(content).__name__}"
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")

@@ -1,0 +1,48 @@
+import csv
+import json
+
+import pytest
+
+from keras_resnet.cli import benchmark
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["trian"], "Closest: 'train'"),
+        (["train", "--model", "resnet21"], "Unknown model 'resnet21'"),
+        (["train", "--steps", "2"], "--steps must be at least 3"),
+        (["train", "--rounds", "0"], "--rounds must be at least 1"),
+        (["train", "--batchsize", "4"], "Closest: '--batch-size'"),
+        (["input", "--seconds", "0"], "--seconds must be above 0"),
+        (["input", "--small-folder", "absent", "--seconds", "0.01"], "absent"),
+    ],
+)
+def test_mistakes_are_one_line_with_exit_code_2(argv, message, capsys):
+    assert benchmark.main(argv) == 2
+    err = capsys.readouterr().err
+    assert message in err
+    assert err.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_training_is_measured_beside_plain_keras(tmp_path, capsys):
+    argv = ["--model", "resnet8", "--batch-size", "8", "--steps", "3", "--rounds", "1", "--image-size", "16"]
+    assert benchmark.main(["train", *argv, "--json", "--results", str(tmp_path / "r.csv")]) == 0
+    (row,) = json.loads(capsys.readouterr().out)["rows"]
+    assert row["images_per_second"] > 0
+    assert row["ratio"] == pytest.approx(row["images_per_second"] / row["plain_keras_images_per_second"], rel=1e-2)
+    with open(tmp_path / "r.csv") as file:
+        (written,) = csv.DictReader(file)
+    assert written["command"].startswith("python benchmark.py train --model resnet8")
+    assert written["hardware"]
+
+
+@pytest.mark.slow
+def test_the_input_is_measured_beside_the_step(capsys):
+    argv = ["--small-model", "resnet8", "--photo-model", "resnet8", "--seconds", "0.01", "--json"]
+    assert benchmark.main(["input", *argv]) == 0
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    assert [row["image_size"] for row in rows] == [32, 32, 224]
+    assert all(row["pipeline_images_per_second"] > 0 for row in rows)
+    assert all(row["training_step_images_per_second"] > 0 for row in rows)

@@ -1,0 +1,107 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from keras_resnet.cli import entry
+from keras_resnet.cli.main import VERBS
+from keras_resnet.cli.main import main as keras_resnet
+from keras_resnet.errors import UserError
+
+ROOT = Path(__file__).parents[2]
+
+
+def parser():
+    made = entry.Parser(prog="thing.py")
+    made.add_argument("--model", default="a")
+    made.add_argument("--count", type=int)
+    made.add_argument("--split", choices=("train", "test"))
+    return made
+
+
+def outcome(argv, capsys, command=lambda arguments: None):
+    code = entry.run(command, parser(), argv)
+    return code, capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--modle", "x"], "error: Unknown flag '--modle'. Closest: '--model'"),
+        (["--modle=x"], "error: Unknown flag '--modle'. Closest: '--model'"),
+        (["--count", "many"], "error: Argument --count: invalid int value: 'many'. See thing.py --help."),
+        (["--split", "tset"], "error: Unknown value of --split 'tset'. Closest: 'test'."),
+        (["--model"], "error: Argument --model: expected one argument."),
+        (["stray"], "error: thing.py does not expect 'stray'."),
+    ],
+)
+def test_bad_arguments_are_one_line_and_exit_code_2(argv, message, capsys):
+    code, err = outcome(argv, capsys)
+    assert code == 2
+    assert err.startswith(message)
+    assert err.count("\n") == 1
+
+
+def test_a_user_error_is_one_line_and_exit_code_2(capsys):
+    def command(arguments):
+        raise UserError("A rule. Do this.")
+
+    assert outcome([], capsys, command) == (2, "error: A rule. Do this.\n")
+
+
+def test_our_own_mistakes_keep_their_traceback(capsys):
+    def command(arguments):
+        raise RuntimeError("bug")
+
+    with pytest.raises(RuntimeError, match="bug"):
+        outcome([], capsys, command)
+
+
+@pytest.mark.parametrize(("error", "code"), [(KeyboardInterrupt, 130), (entry.Terminated, 143)])
+def test_interruptions_have_their_exit_codes(error, code, capsys):
+    def command(arguments):
+        raise error("Go on like this.")
+
+    assert outcome([], capsys, command) == (code, "\nGo on like this.\n")
+
+
+def test_sigterm_interrupts_like_ctrl_c(capsys):
+    def command(arguments):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(5)
+
+    before = signal.getsignal(signal.SIGTERM)
+    assert outcome([], capsys, command)[0] == 143
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_verbs(capsys):
+    assert keras_resnet(["--help"]) == 0
+    shown = capsys.readouterr().out
+    assert all(f"  {verb} " in shown for verb in VERBS)
+    assert keras_resnet([]) == 2
+    capsys.readouterr()
+    assert keras_resnet(["trian"]) == 2
+    assert "Closest: 'train'" in capsys.readouterr().err
+    assert keras_resnet(["train", "--epohcs", "3"]) == 2
+    assert "Closest: '--epochs'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("script", ["train.py", "evaluate.py", "predict.py", "benchmark.py"])
+def test_help_loads_no_large_library(script):
+    code = f"""
+import runpy, sys
+sys.argv = [{script!r}, "--help"]
+try:
+    runpy.run_path({str(ROOT / script)!r}, run_name="__main__")
+except SystemExit as exit:
+    assert not exit.code, exit.code
+loaded = {{"tensorflow", "keras", "sklearn", "PIL"}} & set(sys.modules)
+assert not loaded, loaded
+"""
+    shown = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=ROOT)
+    assert shown.stdout.startswith("usage:")

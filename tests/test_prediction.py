@@ -1,0 +1,117 @@
+import keras
+import numpy as np
+import pytest
+from PIL import Image
+
+from keras_resnet.data.preprocessing import Preprocessing, normalize, preprocess, read_image
+from keras_resnet.errors import UserError
+from keras_resnet.export.saved_model import export_saved_model
+from keras_resnet.prediction import load_predictor, model_predictor, predict_images
+from keras_resnet.storage import save_model
+
+
+@pytest.fixture(scope="module")
+def preprocessing():
+    return Preprocessing(
+        6, 8, 3, (0.5, 0.4, 0.3), (0.2, 0.3, 0.4), color_order="bgr", labels=("red", "green", "blue", "none")
+    )
+
+
+@pytest.fixture(scope="module")
+def model():
+    keras.utils.set_random_seed(0)
+    layers = [keras.layers.Conv2D(4, 3), keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(4)]
+    return keras.Sequential([keras.Input((6, 8, 3)), *layers])
+
+
+@pytest.fixture
+def files(tmp_path):
+    random = np.random.default_rng(0)
+    for name, size in (("a.png", (12, 9, 3)), ("b.jpg", (6, 8, 3)), ("c.bmp", (40, 50, 3))):
+        Image.fromarray(random.integers(0, 256, size, np.uint8)).save(tmp_path / name)
+    return sorted(tmp_path.iterdir())
+
+
+def test_a_predictor_normalizes_and_returns_probabilities(model, preprocessing):
+    images = np.random.default_rng(1).uniform(0, 255, (3, 6, 8, 3)).astype("float32")
+    probabilities = model_predictor(model, preprocessing).predict(images)
+    expected = keras.ops.softmax(model(normalize(images, preprocessing)))
+    np.testing.assert_allclose(probabilities, expected, rtol=1e-5, atol=1e-6)  # float32, compiled and eager
+    assert probabilities.dtype == np.float32
+
+
+def test_pixels_are_resized_and_nothing_else(model, preprocessing):
+    images = np.random.default_rng(2).integers(0, 256, (2, 6, 8, 3), np.uint8)
+    np.testing.assert_array_equal(preprocess(images, model_predictor(model, preprocessing).pixels), images)
+
+
+def test_predictions_keep_order_across_batches_and_errors(model, preprocessing, files, tmp_path):
+    predictor = model_predictor(model, preprocessing)
+    (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8\xff")
+    paths = [files[2], tmp_path / "broken.jpg", files[0], tmp_path / "absent.png", files[1]]
+    predictions = list(predict_images(predictor, paths, top=9, batch_size=2))
+    assert [prediction.file for prediction in predictions] == [str(path) for path in paths]
+    assert [prediction.error is None for prediction in predictions] == [True, False, True, False, True]
+    assert "broken.jpg" in predictions[1].error
+    for prediction in predictions:
+        if prediction.error is None:
+            chances = [probability for _, probability in prediction.classes]
+            assert len(chances) == 4
+            assert chances == sorted(chances, reverse=True)
+            image = preprocess(read_image(prediction.file, 3), preprocessing)
+            expected = np.asarray(keras.ops.softmax(model(image[np.newaxis])))[0]
+            assert prediction.classes[0][0] == preprocessing.labels[expected.argmax()]
+            assert chances[0] == pytest.approx(expected.max(), rel=1e-4)
+
+
+def test_folders_stand_for_their_images(model, preprocessing, files, tmp_path):
+    (tmp_path / "notes.txt").write_text("no image")
+    (tmp_path / "empty").mkdir()
+    predictor = model_predictor(model, preprocessing)
+    predictions = list(predict_images(predictor, [tmp_path, tmp_path / "empty"]))
+    assert [prediction.file for prediction in predictions[:-1]] == [str(file) for file in files]
+    assert "no images in the folder" in predictions[-1].error
+
+
+def test_every_artifact_answers_alike(model, preprocessing, tmp_path):
+    save_model(model, tmp_path / "m.keras", preprocessing)
+    saved = export_saved_model(model, preprocessing, tmp_path / "served")
+    images = np.random.default_rng(3).uniform(0, 255, (5, 6, 8, 3)).astype("float32")
+    expected = model_predictor(model, preprocessing).predict(images)
+    for artifact in (tmp_path / "m.keras", saved, tmp_path / "served"):
+        predictor = load_predictor(artifact)
+        assert predictor.labels == preprocessing.labels
+        np.testing.assert_allclose(predictor.predict(images), expected, rtol=1e-4, atol=1e-6)
+
+
+def test_a_tflite_file_answers_alike(model, preprocessing, tmp_path):
+    import tensorflow as tf
+
+    pytest.importorskip("ai_edge_litert")
+    saved = export_saved_model(model, preprocessing, tmp_path / "served")
+    converter = tf.lite.TFLiteConverter.from_saved_model(str(saved))
+    (tmp_path / "served" / "m.tflite").write_bytes(converter.convert())
+    images = np.random.default_rng(4).uniform(0, 255, (3, 6, 8, 3)).astype("float32")
+    predictor = load_predictor(tmp_path / "served" / "m.tflite")
+    expected = model_predictor(model, preprocessing).predict(images)
+    np.testing.assert_allclose(predictor.predict(images), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_what_is_no_model_is_refused(model, preprocessing, tmp_path, files):
+    save_model(model, tmp_path / "plain.keras")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "recipe.json").write_text("{}")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "rubbish.tflite").write_bytes(b"rubbish")
+    for path, message in (
+        ("absent", "There is no model at"),
+        ("plain.keras", "brings no preprocessing"),
+        ("run", "has no model yet"),
+        ("folder", "is no model"),
+        (files[0].name, "is no model"),
+        ("rubbish.tflite", "no preprocessing beside it"),
+    ):
+        with pytest.raises(UserError, match=message):
+            load_predictor(tmp_path / path)
+    with pytest.raises(UserError, match="at least 1"):
+        list(predict_images(model_predictor(model, preprocessing), files, top=0))
