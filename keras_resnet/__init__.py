@@ -17,6 +17,9 @@ _PUBLIC = {
     "load_weights": "keras_resnet.weights.loading",
     "list_weights": "keras_resnet.weights.catalog",
     "to_state_dict": "keras_resnet.weights.pytorch",
+    "explain": "keras_resnet.explanation.methods",
+    "maximize_activation": "keras_resnet.explanation.methods",
+    "score_methods": "keras_resnet.explanation.scoring",
 }
 # keras.applications-style functions: named here so that asking for one loads Keras and asking for their names does not.
 _APPLICATIONS = (

@@ -9,6 +9,7 @@ VERBS = {
     "evaluate": ("keras_resnet.cli.evaluate:main", "exact metrics of a model over every example"),
     "predict": ("keras_resnet.cli.predict:main", "label and probability for image files"),
     "convert": ("keras_resnet.cli.convert:main", "weights of PyTorch or keras.applications to .keras, and back"),
+    "explain": ("keras_resnet.cli.explain:main", "heat maps of where a network finds its evidence, scored"),
     "benchmark": ("keras_resnet.cli.benchmark:main", "images a second of input and training"),
 }
 
