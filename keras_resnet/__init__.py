@@ -14,6 +14,7 @@ _PUBLIC = {
     "freeze": "keras_resnet.models.resnet",
     "deep_graphs": "keras_resnet.models.deep_graphs",
     "create_model": "keras_resnet.applications",
+    "fold_batch_norms": "keras_resnet.export.folding",
     "load_weights": "keras_resnet.weights.loading",
     "list_weights": "keras_resnet.weights.catalog",
     "to_state_dict": "keras_resnet.weights.pytorch",

@@ -1,1 +1,1 @@
-"""Export: artifacts that run without this project."""
+"""Trained networks as files for servers and phones, each checked against the network that it came from."""
