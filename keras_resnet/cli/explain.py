@@ -303,7 +303,9 @@ def _examples(arguments, artifact):
         bad_images=settings.get("bad_images", "stop") if same else "skip",
     )
     if len(data.labels) != len(artifact.labels):
-        raise UserError(f"{name} has {len(data.labels)} classes, the model {len(artifact.labels)}. Give its own data set.")
+        raise UserError(
+            f"{name} has {len(data.labels)} classes, the model {len(artifact.labels)}. Give its own data set."
+        )
     return getattr(data, arguments.split), name
 
 

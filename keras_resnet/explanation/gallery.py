@@ -162,9 +162,7 @@ def make_gallery(
                 },
             )
         )  # fmt: skip
-    contents = "".join(
-        f'<a href="#class-{number}">{html.escape(artifact.labels[number])}</a>' for number in groups
-    )
+    contents = "".join(f'<a href="#class-{number}">{html.escape(artifact.labels[number])}</a>' for number in groups)
     size = f"{preprocessing.height}×{preprocessing.width}"
     return _PAGE.format(
         title=html.escape(title),
@@ -206,7 +204,9 @@ def choose_examples(probabilities: np.ndarray, labels: np.ndarray, per_group: in
         unsure = [index for index in unsure if index not in right and index not in wrong][:per_group]
         chosen[int(number)] = {
             name: [
-                Shown(int(i), int(labels[i]), int(predicted[i]), float(confidence[i]), float(probabilities[i, labels[i]]))
+                Shown(
+                    int(i), int(labels[i]), int(predicted[i]), float(confidence[i]), float(probabilities[i, labels[i]])
+                )
                 for i in part
             ]
             for name, part in (("right", right), ("wrong", wrong), ("unsure", unsure))
@@ -247,7 +247,11 @@ def _card(names: Sequence[str], shown: Shown, pixels, for_predicted, for_true) -
     predicted, true = html.escape(names[shown.predicted]), html.escape(names[shown.true])
     figures = [
         (_grey(pixels), f"image {shown.position}", f"#{shown.position}"),
-        (blend(_grey(pixels), for_predicted), f"map for {predicted}", _named(predicted, shown.probability, for_predicted)),
+        (
+            blend(_grey(pixels), for_predicted),
+            f"map for {predicted}",
+            _named(predicted, shown.probability, for_predicted),
+        ),
     ]
     if shown.predicted != shown.true:
         figures.append(
@@ -285,9 +289,7 @@ def _picture(pixels: np.ndarray, side: int, alternative: str) -> str:
 
 def _score_table(scores: list[MethodScore], count: int) -> str:
     columns = [name for name in SCORES if name in scores[0].per_image and name in HEADINGS]
-    best = {
-        name: (min if name in LOWER_IS_BETTER else max)(score.mean(name) for score in scores) for name in columns
-    }
+    best = {name: (min if name in LOWER_IS_BETTER else max)(score.mean(name) for score in scores) for name in columns}
     head = "".join(
         f'<th title="{html.escape(EXPLAINED[name])}">{HEADINGS[name]} {"↓" if name in LOWER_IS_BETTER else "↑"}</th>'
         for name in columns
