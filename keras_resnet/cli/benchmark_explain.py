@@ -17,8 +17,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Measures and returns the exit code."""
     parser = build_parser(
         "explain",
-        "Draws Grad-CAM for the same batch in turns: in closed form, by gradients and with tf-keras-vis, beside the plain "
-        "forward pass, each from arrays to arrays. Weights and images are random: neither changes what a map costs.",
+        "Draws Grad-CAM for the same batch in turns: in closed form, by gradients and with tf-keras-vis, beside the "
+        "plain forward pass, each from arrays to arrays. Weights and images are "
+        "random: neither changes what a map costs.",
     )
     parser.add_argument("--model", default="resnet50", help="network, a name of the model table")
     parser.add_argument("--image-size", type=int, help="side of the images; default: the network's")

@@ -339,7 +339,8 @@ def _score(arguments, given, artifact, methods, layers, target, options) -> dict
     scores = score_methods(
         artifact.model, inputs, target, methods or ["gradcam"],
         layer=layers if len(layers) > 1 else layers[0], masks=masks, mark_masks=marks, seed=arguments.seed,
-        combine=arguments.combine, progress=lambda name: print(f"scoring {name}", file=sys.stderr, flush=True), **options,
+        combine=arguments.combine, **options,
+        progress=lambda name: print(f"scoring {name}", file=sys.stderr, flush=True),
     )  # fmt: skip
     if not arguments.json:
         _print_scores(scores)

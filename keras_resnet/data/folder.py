@@ -58,7 +58,9 @@ class ScannedFile:
     problem: str | None = None
 
 
-def load_folder(path: str, *, image_size: int | None = None, bad_images: str = "stop", name: str) -> DatasetSpec:
+def load_folder(
+    path: str, *, image_size: int | None = None, bad_images: str = "stop", name: str
+) -> DatasetSpec:
     """Finds, checks and splits the images of a folder.
 
     Args:
@@ -100,7 +102,9 @@ def load_folder(path: str, *, image_size: int | None = None, bad_images: str = "
         left = np.bincount(numbers[good & (splits == split)], minlength=len(labels))
         if left.min() == 0:
             label = labels[int(left.argmin())]
-            raise UserError(f"Class {label!r} has no readable image in {split}. Replace the unreadable files.")
+            raise UserError(
+                f"Class {label!r} has no readable image in {split}. Replace the unreadable files."
+            )
 
     def positions(split: str) -> np.ndarray:
         return np.flatnonzero(good & (splits == split))
@@ -229,12 +233,18 @@ def _list_splits(root: Path) -> dict[str, dict[str, list[str]]]:
     if "test" not in found and "validation" in found:
         found["test"] = found.pop("validation")
     if not found["train"]:
-        raise UserError(f"{root / 'train'} must hold one folder a class, it holds none. Sort the images into them.")
+        raise UserError(
+            f"{root / 'train'} must hold one folder a class, it holds none. Sort the images into them."
+        )
     return found
 
 
 def _list_classes(folder: Path) -> dict[str, list[str]]:
-    return {entry.name: _list_images(entry.path) for entry in os.scandir(folder) if entry.is_dir() and _counts(entry)}
+    return {
+        entry.name: _list_images(entry.path)
+        for entry in os.scandir(folder)
+        if entry.is_dir() and _counts(entry)
+    }
 
 
 def _list_images(folder: str) -> list[str]:

@@ -72,7 +72,9 @@ class Preprocessing:
         for name in ("height", "width"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise UserError(f"The input {name} must be a whole number of pixels of at least 1, got {value!r}.")
+                raise UserError(
+                    f"The input {name} must be a whole number of pixels of at least 1, got {value!r}."
+                )
         if self.channels not in (1, 3) or isinstance(self.channels, bool):
             raise UserError(f"An image has 1 channel (grey) or 3 (colour), got {self.channels!r}.")
         for name in ("mean", "std"):
@@ -83,7 +85,9 @@ class Preprocessing:
             ):
                 raise UserError(f"{name} must be a sequence of finite numbers, got {values!r}.")
             if len(values) != self.channels:
-                raise UserError(f"{name} needs one number a channel ({self.channels}), got {len(values)}: {values!r}.")
+                raise UserError(
+                    f"{name} needs one number a channel ({self.channels}), got {len(values)}: {values!r}."
+                )
             object.__setattr__(self, name, tuple(float(value) for value in values))
         if min(self.std) <= 0:
             raise UserError(f"std must be above 0 in every channel, got {self.std!r}.")
@@ -95,7 +99,9 @@ class Preprocessing:
             if getattr(self, name) not in valid:
                 raise unknown_name(name, getattr(self, name), valid)
         if self.channels == 1 and self.color_order != "rgb":
-            raise UserError(f"color_order {self.color_order!r} needs 3 channels; a grey image has 1. Use 'rgb'.")
+            raise UserError(
+                f"color_order {self.color_order!r} needs 3 channels; a grey image has 1. Use 'rgb'."
+            )
         if (
             isinstance(self.crop_fraction, bool)
             or not isinstance(self.crop_fraction, int | float)
@@ -103,7 +109,9 @@ class Preprocessing:
         ):
             raise UserError(f"crop_fraction must be above 0 and at most 1, got {self.crop_fraction!r}.")
         object.__setattr__(self, "crop_fraction", float(self.crop_fraction))
-        if not isinstance(self.labels, list | tuple) or not all(isinstance(label, str) for label in self.labels):
+        if not isinstance(self.labels, list | tuple) or not all(
+            isinstance(label, str) for label in self.labels
+        ):
             raise UserError(f"labels must be a sequence of class names, got {self.labels!r}.")
         object.__setattr__(self, "labels", tuple(self.labels))
 

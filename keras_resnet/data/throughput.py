@@ -38,7 +38,9 @@ def pipeline_images_per_second(
         UserError: No epoch is timed, or the batch is larger than the split.
     """
     if timed_epochs < 1 or warmup_epochs < 0:
-        raise UserError(f"At least one epoch must be timed, got {timed_epochs} after {warmup_epochs} to warm up.")
+        raise UserError(
+            f"At least one epoch must be timed, got {timed_epochs} after {warmup_epochs} to warm up."
+        )
     steps = steps_per_epoch(split, batch_size)
     batches = iter(
         training_batches(

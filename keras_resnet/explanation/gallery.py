@@ -108,8 +108,8 @@ def make_gallery(
     probabilities, labels = np.concatenate(probabilities), np.concatenate(labels)
     if labels.max() >= classifier.classes:
         raise UserError(
-            f"The data set has at least {labels.max() + 1} classes, the model {classifier.classes}. Give the data set that "
-            "the model was trained on."
+            f"The data set has at least {labels.max() + 1} classes, the model {classifier.classes}. Give the data set "
+            "that the model was trained on."
         )
 
     groups = choose_examples(probabilities, labels, per_group)
@@ -238,7 +238,8 @@ def _class_section(names: Sequence[str], number: int, summary: str, mean, groups
         f"<figcaption>mean map of {count} images, for {label}</figcaption></figure>"
     )
     return (
-        f"<section id=class-{number}><header>{mean_card}<div><h2>{label}</h2><p>{html.escape(summary)}</p></div></header>"
+        f"<section id=class-{number}><header>{mean_card}"
+        f"<div><h2>{label}</h2><p>{html.escape(summary)}</p></div></header>"
         f"{''.join(parts)}</section>"
     )
 
@@ -305,7 +306,8 @@ def _score_table(scores: list[MethodScore], count: int) -> str:
         kind = " class=baseline" if method.source == "baseline" else ""
         rows.append(f"<tr{kind}><th>{method.title}</th>{cells}<td>{score.seconds_per_image * 1000:.1f} ms</td></tr>")
     return (
-        f"<table><thead><tr><th>method</th>{head}<th>time an image</th></tr></thead><tbody>{''.join(rows)}</tbody></table>"
+        f"<table><thead><tr><th>method</th>{head}<th>time an image</th></tr></thead>"
+        f"<tbody>{''.join(rows)}</tbody></table>"
         f"<p class=note>Mean ± standard error over {count} images, for the true class. ↑ higher is better, ↓ lower is "
         "better; the best of each column is bold. The two lowest rows know nothing of image or network: a method that "
         "is no better than they are explains nothing.</p>"
@@ -318,8 +320,8 @@ _PAGE = """<!DOCTYPE html>
 <link rel="icon" href="data:,">
 <style>
 :root {{ --ink: #18181c; --faint: #6e6e76; --line: #e2e2e8; --right: #2c7a4b; --wrong: #b3372f; }}
-body {{ font: 15px/1.45 system-ui, sans-serif; color: var(--ink); background: #fafafb; margin: 0 auto; max-width: 1180px;
-  padding: 24px; }}
+body {{ font: 15px/1.45 system-ui, sans-serif; color: var(--ink); background: #fafafb; margin: 0 auto;
+  max-width: 1180px; padding: 24px; }}
 h1 {{ font-size: 24px; margin: 0 0 4px; }}
 h2 {{ font-size: 20px; margin: 0; }}
 h3 {{ font-size: 14px; margin: 18px 0 6px; color: var(--faint); font-weight: 600; }}

@@ -207,7 +207,9 @@ def test_images_of_another_size_and_channel_count_are_brought_to_the_network(arr
     grey = ArraySplit(arrays.images[..., :1], arrays.labels)
     settings = dataclasses.replace(SETTINGS, height=24, width=20)
     for augmentation in AUGMENTATIONS:
-        images, _ = collect(training_batches(grey, settings, batch_size=8, seed=0, epochs=1, augmentation=augmentation))
+        images, _ = collect(
+            training_batches(grey, settings, batch_size=8, seed=0, epochs=1, augmentation=augmentation)
+        )
         assert {part.shape for part in images} == {(8, 24, 20, 3)}
 
 

@@ -1,3 +1,5 @@
+import itertools
+
 import keras
 import numpy as np
 import pytest
@@ -140,7 +142,7 @@ def test_portions_do_not_change_the_map_and_progress_is_told(name, model, images
     np.testing.assert_allclose(small, explain(model, images, 1, name, max_batch=500), atol=1e-4)
     assert told[-1][0] == told[-1][1]
     assert [done for done, _ in told] == sorted({done for done, _ in told})
-    assert max(after[0] - before[0] for before, after in zip(told, told[1:], strict=False)) <= 7
+    assert max(after[0] - before[0] for before, after in itertools.pairwise(told)) <= 7
 
 
 def test_occlusion_finds_the_only_place_that_counts():
@@ -174,7 +176,7 @@ def test_weights_are_read_anew(images):
             inputs = keras.Input(SHAPE)
             network = keras.Model(inputs, layers.Softmax()(network(inputs)))
         before = explain(network, images, 3)
-        head = [layer for layer in network._flatten_layers() if layer.name == "logits"][0]
+        head = next(layer for layer in network._flatten_layers() if layer.name == "logits")
         head.set_weights([-weight for weight in head.get_weights()])
         assert np.abs(explain(network, images, 3) - before).max() > 0.1
 
