@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from typing import Any
 
 import keras
 
@@ -93,18 +94,22 @@ def create_model(
     Raises:
         UserError: For an unknown name, option or weights, or an input that the network cannot take.
     """
-    config = get_config(name)
+    return _create(name, weights, {"num_classes": num_classes, "input_shape": input_shape, **options})
+
+
+def _create(network: str, weights: str | os.PathLike[str] | None, options: dict[str, Any]) -> keras.Model:
+    config = get_config(network)
     if weights is None:
-        return build_model(config, num_classes=num_classes, input_shape=input_shape, **options)
-    published = find_weights(name, str(weights)) if is_tag(weights) else None
+        return build_model(config, **options)
+    published = find_weights(network, str(weights)) if is_tag(weights) else None
     if published is None and not os.path.exists(weights):
         raise UserError(
             f"Weights are None, 'imagenet', a tag like 'torchvision:IMAGENET1K_V2', or a file. There is no file "
             f"{os.fspath(weights)!r}."
         )
-    if published is not None and input_shape is None and options.get("input_tensor") is None:
-        input_shape = (published.size, published.size, config.input_shape[2])
-    model = build_model(config, num_classes=num_classes, input_shape=input_shape, **options)
+    if published is not None and options["input_shape"] is None and options.get("input_tensor") is None:
+        options = {**options, "input_shape": (published.size, published.size, config.input_shape[2])}
+    model = build_model(config, **options)
     # A tag names weights of this network, whatever the model is called.
     return load_weights(model, weights if published is None else published)
 
@@ -122,17 +127,16 @@ def _application(function: str, model: str) -> Callable[..., keras.Model]:
     ):
         if not include_top and input_shape is None and input_tensor is None:
             input_shape = (None, None, 3)
-        return create_model(
-            model,
-            num_classes=classes,
-            input_shape=input_shape,
-            weights=weights,
-            include_top=include_top,
-            input_tensor=input_tensor,
-            pooling=pooling,
-            classifier_activation=classifier_activation,
-            name=name,
-        )
+        options = {
+            "num_classes": classes,
+            "input_shape": input_shape,
+            "include_top": include_top,
+            "input_tensor": input_tensor,
+            "pooling": pooling,
+            "classifier_activation": classifier_activation,
+            "name": name,
+        }
+        return _create(model, weights, options)
 
     create.__name__ = create.__qualname__ = function
     create.__doc__ = DOCSTRING.format(model=model)

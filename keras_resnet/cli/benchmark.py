@@ -261,8 +261,8 @@ def _input_row(
     twin = training_twin(network)
     compile_twin(twin, recipe, steps=steps, jit_compile=jit_compile(recipe.xla, create_strategy(recipe.devices)))
     options = {"batch_size": recipe.batch_size, "augmentation": data.augmentation}
-    first = pipeline_images_per_second(data.train, preprocessing, warmup_epochs=0, timed_epochs=1, **options)
-    later = pipeline_images_per_second(data.train, preprocessing, warmup_epochs=0, timed_epochs=3, **options)
+    first = pipeline_images_per_second(data.train, preprocessing, warmup_epochs=0, repeats=1, seconds=1e-3, **options)
+    later = pipeline_images_per_second(data.train, preprocessing, **options)
     images, labels = next(iter(training_batches(data.train, preprocessing, seed=0, epochs=1, **options)))
     twin.train_on_batch(images, labels)
     step = recipe.batch_size / median(_step_times(lambda: twin.train_on_batch(images, labels), seconds))

@@ -8,6 +8,7 @@ VERBS = {
     "train": ("keras_resnet.cli.train:main", "train a network; the same command goes on with an interrupted run"),
     "evaluate": ("keras_resnet.cli.evaluate:main", "exact metrics of a model over every example"),
     "predict": ("keras_resnet.cli.predict:main", "label and probability for image files"),
+    "export": ("keras_resnet.cli.export:main", "SavedModel, .tflite, ONNX, OpenVINO, each checked against its source"),
     "convert": ("keras_resnet.cli.convert:main", "weights of PyTorch or keras.applications to .keras, and back"),
     "explain": ("keras_resnet.cli.explain:main", "heat maps of where a network finds its evidence, scored"),
     "benchmark": ("keras_resnet.cli.benchmark:main", "images a second of input and training"),

@@ -36,6 +36,13 @@ def build_parser() -> entry.Parser:
         "--json", action="store_true", default=False, help="one JSON object on standard output; lines on stderr"
     )
     settings = parser.add_argument_group("recipe")
+    settings.add_argument(
+        "--skip-bad-images",
+        dest="recipe.bad_images",
+        action="store_const",
+        const="skip",
+        help="leave out files that are no whole images, and say how many; the same as --bad-images skip",
+    )
     for field in dataclasses.fields(Recipe):
         choices = field.metadata.get("choices")
         shown = "" if field.default is None else f" (default: {field.default})"

@@ -107,9 +107,7 @@ def random_crop(images: tf.Tensor, seed: tf.Tensor, *, flip: bool) -> tf.Tensor:
     full_height, full_width = height + 2 * pad_y, width + 2 * pad_x
     first = tf.range(count)[:, tf.newaxis, tf.newaxis] * (full_height * full_width)
     positions = first + rows[:, :, tf.newaxis] * full_width + columns[:, tf.newaxis, :]
-    return tf.ensure_shape(
-        tf.gather(tf.reshape(padded, [-1, channels]), positions), [None, height, width, channels]
-    )
+    return tf.ensure_shape(tf.gather(tf.reshape(padded, [-1, channels]), positions), [None, height, width, channels])
 
 
 def random_resized_crop(image: tf.Tensor, seed: tf.Tensor, preprocessing: Preprocessing) -> tf.Tensor:

@@ -315,9 +315,7 @@ def _array_split(name: str, images: Any, labels: Any) -> ArraySplit:
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
     if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
-        raise UserError(
-            f"y_{name} must be whole numbers of shape [images], got {labels.dtype} {list(labels.shape)}."
-        )
+        raise UserError(f"y_{name} must be whole numbers of shape [images], got {labels.dtype} {list(labels.shape)}.")
     if len(images) != len(labels):
         raise UserError(f"x_{name} and y_{name} must be equally long, got {len(images)} and {len(labels)}.")
     if len(labels) == 0:

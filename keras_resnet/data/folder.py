@@ -58,9 +58,7 @@ class ScannedFile:
     problem: str | None = None
 
 
-def load_folder(
-    path: str, *, image_size: int | None = None, bad_images: str = "stop", name: str
-) -> DatasetSpec:
+def load_folder(path: str, *, image_size: int | None = None, bad_images: str = "stop", name: str) -> DatasetSpec:
     """Finds, checks and splits the images of a folder.
 
     Args:
@@ -102,9 +100,7 @@ def load_folder(
         left = np.bincount(numbers[good & (splits == split)], minlength=len(labels))
         if left.min() == 0:
             label = labels[int(left.argmin())]
-            raise UserError(
-                f"Class {label!r} has no readable image in {split}. Replace the unreadable files."
-            )
+            raise UserError(f"Class {label!r} has no readable image in {split}. Replace the unreadable files.")
 
     def positions(split: str) -> np.ndarray:
         return np.flatnonzero(good & (splits == split))
@@ -207,11 +203,15 @@ def _scan_file(path: str) -> ScannedFile:
 def _decoder(contents: bytes, container: str | None, turned: int) -> int:
     if container in ("JPEG", "MPO") and turned not in _TURNED:
         return DECODER_JPEG
+    if container in ("JPEG", "MPO"):
+        from keras_resnet.data.preprocessing import tensorflow_reads_orientation
+
+        return DECODER_TENSORFLOW if tensorflow_reads_orientation(contents) else DECODER_PILLOW
     if container == "BMP":
         bits_per_pixel = int.from_bytes(contents[28:30], "little")
         compression = int.from_bytes(contents[30:34], "little")
         return DECODER_TENSORFLOW if bits_per_pixel in (8, 24, 32) and compression == 0 else DECODER_PILLOW
-    return DECODER_TENSORFLOW if container in ("JPEG", "MPO", "PNG", "GIF", "WEBP") else DECODER_PILLOW
+    return DECODER_TENSORFLOW if container in ("PNG", "GIF", "WEBP") else DECODER_PILLOW
 
 
 def _list_splits(root: Path) -> dict[str, dict[str, list[str]]]:
@@ -233,18 +233,12 @@ def _list_splits(root: Path) -> dict[str, dict[str, list[str]]]:
     if "test" not in found and "validation" in found:
         found["test"] = found.pop("validation")
     if not found["train"]:
-        raise UserError(
-            f"{root / 'train'} must hold one folder a class, it holds none. Sort the images into them."
-        )
+        raise UserError(f"{root / 'train'} must hold one folder a class, it holds none. Sort the images into them.")
     return found
 
 
 def _list_classes(folder: Path) -> dict[str, list[str]]:
-    return {
-        entry.name: _list_images(entry.path)
-        for entry in os.scandir(folder)
-        if entry.is_dir() and _counts(entry)
-    }
+    return {entry.name: _list_images(entry.path) for entry in os.scandir(folder) if entry.is_dir() and _counts(entry)}
 
 
 def _list_images(folder: str) -> list[str]:
@@ -286,7 +280,7 @@ def _bad_files_message(root: Path, bad: list[tuple[str, str]]) -> str:
     listing = "\n".join(lines)
     return (
         f"Every file must be a whole image; {root} holds {count} not:\n{listing}\n"
-        'Replace or remove them, or leave them out with bad_images="skip".'
+        'Replace or remove them, or leave them out with --skip-bad-images (bad_images="skip").'
     )
 
 

@@ -36,6 +36,10 @@ RESIZES = ("squash", "crop")
 # Luma weights of Rec. 601 in 16-bit fixed point, as Pillow's convert("L") uses them.
 _LUMA = (19595, 38470, 7471)
 
+# Where `decode_image` stops to look for the beginning of a JPEG's EXIF; behind a usual header it begins at
+# byte 20.
+_EXIF_STARTS_WITHIN = 4096
+
 
 @dataclass(frozen=True)
 class Preprocessing:
@@ -72,9 +76,7 @@ class Preprocessing:
         for name in ("height", "width"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise UserError(
-                    f"The input {name} must be a whole number of pixels of at least 1, got {value!r}."
-                )
+                raise UserError(f"The input {name} must be a whole number of pixels of at least 1, got {value!r}.")
         if self.channels not in (1, 3) or isinstance(self.channels, bool):
             raise UserError(f"An image has 1 channel (grey) or 3 (colour), got {self.channels!r}.")
         for name in ("mean", "std"):
@@ -85,9 +87,7 @@ class Preprocessing:
             ):
                 raise UserError(f"{name} must be a sequence of finite numbers, got {values!r}.")
             if len(values) != self.channels:
-                raise UserError(
-                    f"{name} needs one number a channel ({self.channels}), got {len(values)}: {values!r}."
-                )
+                raise UserError(f"{name} needs one number a channel ({self.channels}), got {len(values)}: {values!r}.")
             object.__setattr__(self, name, tuple(float(value) for value in values))
         if min(self.std) <= 0:
             raise UserError(f"std must be above 0 in every channel, got {self.std!r}.")
@@ -99,9 +99,7 @@ class Preprocessing:
             if getattr(self, name) not in valid:
                 raise unknown_name(name, getattr(self, name), valid)
         if self.channels == 1 and self.color_order != "rgb":
-            raise UserError(
-                f"color_order {self.color_order!r} needs 3 channels; a grey image has 1. Use 'rgb'."
-            )
+            raise UserError(f"color_order {self.color_order!r} needs 3 channels; a grey image has 1. Use 'rgb'.")
         if (
             isinstance(self.crop_fraction, bool)
             or not isinstance(self.crop_fraction, int | float)
@@ -109,9 +107,7 @@ class Preprocessing:
         ):
             raise UserError(f"crop_fraction must be above 0 and at most 1, got {self.crop_fraction!r}.")
         object.__setattr__(self, "crop_fraction", float(self.crop_fraction))
-        if not isinstance(self.labels, list | tuple) or not all(
-            isinstance(label, str) for label in self.labels
-        ):
+        if not isinstance(self.labels, list | tuple) or not all(isinstance(label, str) for label in self.labels):
             raise UserError(f"labels must be a sequence of class names, got {self.labels!r}.")
         object.__setattr__(self, "labels", tuple(self.labels))
 
@@ -149,6 +145,8 @@ class Preprocessing:
 
 def decode_jpeg(contents: tf.Tensor, channels: int) -> tf.Tensor:
     """Decodes an upright JPEG file: the short way of `decode_image` where the file is known to be one.
+
+    TensorFlow's operator reads a PNG too, without its opacity.
 
     Args:
         contents: Scalar string tensor, the bytes of the file.
@@ -199,19 +197,21 @@ def decode_image(contents: tf.Tensor, channels: int) -> tf.Tensor:
         image = tf.io.decode_image(contents, channels=3, expand_animations=False)
         return tf.ensure_shape(image, [None, None, 3])
 
+    padded = contents + b"\0" * 16  # substr refuses positions past the end of a short file
+
     def starts_with(signature: bytes, position: int = 0) -> tf.Tensor:
         return tf.equal(tf.strings.substr(padded, position, len(signature)), signature)
 
-    padded = contents + b"\0" * 16  # substr refuses positions past the end of a short file
-    image = tf.case(
-        [
-            (starts_with(b"\xff\xd8\xff"), jpeg),
-            (starts_with(b"\x89PNG"), png),
-            (starts_with(b"BM"), bmp),
-            (tf.logical_and(starts_with(b"RIFF"), starts_with(b"WEBP", 8)), webp),
-        ],
-        default=other,
-    )
+    # One question inside the other, so that the most frequent formats are answered first and pay for no
+    # other.
+    def not_jpeg() -> tf.Tensor:
+        return tf.cond(starts_with(b"\x89PNG"), png, not_png)
+
+    def not_png() -> tf.Tensor:
+        is_webp = tf.logical_and(starts_with(b"RIFF"), starts_with(b"WEBP", 8))
+        return tf.cond(is_webp, webp, lambda: tf.cond(starts_with(b"BM"), bmp, other))
+
+    image = tf.cond(starts_with(b"\xff\xd8\xff"), jpeg, not_jpeg)
     return _to_channels(tf.ensure_shape(image, [None, None, 3]), channels)
 
 
@@ -395,13 +395,26 @@ def _palette_bmp(contents: tf.Tensor) -> tf.Tensor:
     return tf.gather(palette[:, 2::-1], indices)  # stored as blue, green, red, unused
 
 
-def _exif_orientation(contents: tf.Tensor) -> tf.Tensor:
-    """The EXIF orientation 1..8 of a JPEG file; 1 where it has none.
-
-    EXIF lies in the first segment of the file, or in the second behind a JFIF header; a segment holds at most
-    64 KB.
+def tensorflow_reads_orientation(contents: bytes) -> bool:
+    """Whether a JPEG's EXIF lies where `decode_image` looks for it: in the first segment, or behind a JFIF
+    header.
     """
-    head = tf.strings.substr(contents, 0, 2 + 2 * 65537)
+    segment = 4 + int.from_bytes(contents[4:6], "big") if contents[2:4] == b"\xff\xe0" else 2
+    is_exif = contents[segment : segment + 2] == b"\xff\xe1" and contents[segment + 4 : segment + 8] == b"Exif"
+    return is_exif and segment + 8 <= _EXIF_STARTS_WITHIN
+
+
+def _exif_orientation(contents: tf.Tensor) -> tf.Tensor:
+    """The EXIF orientation 1..8 of a JPEG file; 1 where it has none, or not where it should lie."""
+    # Most files have none: one search spares them the walk through the bytes.
+    head = tf.strings.substr(contents, 0, _EXIF_STARTS_WITHIN)
+    mentions_exif = tf.strings.regex_full_match(head, r"(?s)\C*Exif\C*")
+    return tf.cond(mentions_exif, lambda: _parse_exif_orientation(contents), lambda: tf.constant(1))
+
+
+def _parse_exif_orientation(contents: tf.Tensor) -> tf.Tensor:
+    # A segment holds at most 64 KB.
+    head = tf.strings.substr(contents, 0, _EXIF_STARTS_WITHIN + 65537)
     data = tf.concat([tf.cast(tf.io.decode_raw(head, tf.uint8), tf.int32), tf.zeros([16], tf.int32)], axis=0)
     last = tf.size(data) - 1
 
@@ -421,15 +434,11 @@ def _exif_orientation(contents: tf.Tensor) -> tf.Tensor:
         powers = 256 ** tf.range(count)
         return tf.reduce_sum(digits * tf.where(little, powers, tf.reverse(powers, [0])), axis=-1)
 
-    def read() -> tf.Tensor:
-        directory = tiff + number(tiff + 4, 4)
-        entries = directory + 2 + 12 * tf.range(number(directory, 2))
-        found = tf.reshape(tf.where(tf.equal(number(entries, 2), 0x0112)), [-1])
-        entry = tf.gather(entries, found[:1])
-        values = number(entry + 8, 2)
-        return tf.cond(tf.size(values) > 0, lambda: values[0], lambda: tf.constant(1))
-
-    return tf.cond(is_exif, read, lambda: tf.constant(1))
+    directory = tiff + number(tiff + 4, 4)
+    entries = directory + 2 + 12 * tf.range(number(directory, 2))
+    is_orientation = tf.logical_and(is_exif, tf.equal(number(entries, 2), 0x0112))
+    found = tf.boolean_mask(number(entries + 8, 2), is_orientation)
+    return tf.concat([found, [1]], axis=0)[0]
 
 
 def _orient(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:

@@ -122,9 +122,7 @@ def _draw_scene(rng: np.random.Generator) -> dict[str, np.ndarray]:
         "background_contrast": uniform(-0.16, 0.16, _WAVES, 3),
         "clutter_from": starts,
         "clutter_to": starts + direction * length[..., np.newaxis],
-        "clutter_width": np.concatenate(
-            [uniform(0.008, 0.03, _STROKES), uniform(0.006, 0.015, _SPECKS)], axis=1
-        ),
+        "clutter_width": np.concatenate([uniform(0.008, 0.03, _STROKES), uniform(0.006, 0.015, _SPECKS)], axis=1),
         "clutter_color": uniform(0.0, 1.0, _STROKES + _SPECKS, 3),
         "noise_seed": rng.integers(0, 2**63, _BLOCK),
         "noise": uniform(0.0, 0.05),
@@ -138,9 +136,7 @@ def _waves(uniform, low: float, high: float, count: int) -> np.ndarray:
         uniform(0, 2 * np.pi, count),
         uniform(0, 2 * np.pi, count),
     )
-    return np.stack(
-        [2 * np.pi * frequency * np.cos(angle), 2 * np.pi * frequency * np.sin(angle), phase], axis=-1
-    )
+    return np.stack([2 * np.pi * frequency * np.cos(angle), 2 * np.pi * frequency * np.sin(angle), phase], axis=-1)
 
 
 def _render(scene: dict[str, np.ndarray], size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -176,9 +172,7 @@ def _render(scene: dict[str, np.ndarray], size: int) -> tuple[np.ndarray, np.nda
     texture = wave(scene["object_wave"][:, 0])[..., np.newaxis] * column(scene["object_contrast"])
     blend(image, column(scene["color"]) + texture, coverage)
     for number in range(count):
-        noise = np.random.default_rng(scene["noise_seed"][number]).standard_normal(
-            image[number].shape, np.float32
-        )
+        noise = np.random.default_rng(scene["noise_seed"][number]).standard_normal(image[number].shape, np.float32)
         image[number] += noise * scene["noise"][number]
     np.clip(image * 255.0 + 0.5, 0.0, 255.0, out=image)
     return image.astype(np.uint8), coverage >= 0.5
@@ -212,9 +206,7 @@ def _plant(images: np.ndarray, masks: np.ndarray, mark_masks: np.ndarray, marked
     square = slice(1, 1 + side)
     cell = max(1, side // 3)
     row, column = np.indices((side, side)) // cell
-    checkers = np.where(((row + column) % 2 == 0)[..., np.newaxis], (255, 230, 0), (120, 0, 200)).astype(
-        np.uint8
-    )
+    checkers = np.where(((row + column) % 2 == 0)[..., np.newaxis], (255, 230, 0), (120, 0, 200)).astype(np.uint8)
     for number in np.flatnonzero(marked):
         images[number, square, square] = checkers
         masks[number, square, square] = False

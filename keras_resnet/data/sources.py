@@ -97,9 +97,7 @@ def load_source(
     source = SOURCES[head]
     if bad_images not in ("stop", "skip"):
         raise unknown_name("choice for bad images", bad_images, ("stop", "skip"))
-    if image_size is not None and (
-        isinstance(image_size, bool) or not isinstance(image_size, int) or image_size < 1
-    ):
+    if image_size is not None and (isinstance(image_size, bool) or not isinstance(image_size, int) or image_size < 1):
         raise UserError(f"The image size must be a whole number of pixels of at least 1, got {image_size!r}.")
     if source.argument == "required" and not argument:
         raise UserError(f"The source {head!r} is written {source.usage}, got {name!r}.")
@@ -153,9 +151,7 @@ def _load_digits(argument: str, *, name: str, image_size: int | None, **_: Any) 
     mean, std = channel_statistics(splits[0].images)
     names = tuple(str(number) for number in range(10))
     side = image_size or 32
-    return DatasetSpec(
-        name, names, (side, side, 1), *splits, "crop", mean, std, arrays_fingerprint(names, *splits)
-    )
+    return DatasetSpec(name, names, (side, side, 1), *splits, "none", mean, std, arrays_fingerprint(names, *splits))
 
 
 def _load_shapes(
@@ -203,17 +199,13 @@ def _load_shapes(
     )
 
 
-def _load_folder(
-    argument: str, *, name: str, image_size: int | None, bad_images: str, **_: Any
-) -> DatasetSpec:
+def _load_folder(argument: str, *, name: str, image_size: int | None, bad_images: str, **_: Any) -> DatasetSpec:
     from keras_resnet.data.folder import load_folder
 
     return load_folder(argument, image_size=image_size, bad_images=bad_images, name=name)
 
 
-def _load_tfds(
-    argument: str, *, name: str, data_dir: str | None, image_size: int | None, **_: Any
-) -> DatasetSpec:
+def _load_tfds(argument: str, *, name: str, data_dir: str | None, image_size: int | None, **_: Any) -> DatasetSpec:
     from keras_resnet.data.tfds_source import load_tfds
 
     return load_tfds(argument, data_dir=data_dir, image_size=image_size, name=name)
@@ -275,8 +267,6 @@ SOURCES: dict[str, Source] = {
         argument="options",
     ),
     "folder": Source(_load_folder, "folder:PATH", "an image folder, one folder a class", argument="required"),
-    "tfds": Source(
-        _load_tfds, "tfds:NAME", "a prepared data set of TensorFlow Datasets", argument="required"
-    ),
+    "tfds": Source(_load_tfds, "tfds:NAME", "a prepared data set of TensorFlow Datasets", argument="required"),
     "npz": Source(_load_npz, "npz:PATH", "arrays x_train, y_train, x_test, y_test", argument="required"),
 }

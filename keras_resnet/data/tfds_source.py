@@ -11,7 +11,8 @@ Which split is what:
   written.
 
 Images of one known size that take at most 1 GiB become arrays in memory. Everything else is read from its
-record files in every epoch, as a `StreamSplit`.
+record files in every epoch, as a `StreamSplit`. As in TensorFlow Datasets itself, opacity and EXIF
+orientation are not looked at.
 """
 
 import hashlib
@@ -64,9 +65,7 @@ def load_tfds(
     labels = tuple(builder.info.features[label_key].names)
     sizes = {split: info.num_examples for split, info in builder.info.splits.items()}
     if "train" not in sizes:
-        raise UserError(
-            f"A data set needs the split 'train', tfds:{dataset} has {', '.join(sizes) or 'none'}."
-        )
+        raise UserError(f"A data set needs the split 'train', tfds:{dataset} has {', '.join(sizes) or 'none'}.")
     is_one_size = None not in (height, width)
     is_small = is_one_size and max(height, width) <= SMALL_SIDE
     fits = is_one_size and channels in (1, 3) and builder.info.features[image_key].np_dtype == np.uint8
@@ -79,17 +78,13 @@ def load_tfds(
     else:
         splits = _stream_splits(builder, sizes, image_key, label_key)
         is_photograph = not is_small and channels == 3
-        mean, std = (
-            (IMAGENET_MEAN, IMAGENET_STD) if is_photograph else _sampled_statistics(splits[0], channels)
-        )
+        mean, std = (IMAGENET_MEAN, IMAGENET_STD) if is_photograph else _sampled_statistics(splits[0], channels)
         fingerprint = _stream_fingerprint(builder, splits)
     shape = (height, width, channels) if is_small else (PHOTOGRAPH_SIDE, PHOTOGRAPH_SIDE, channels)
     augmentation = default_augmentation(shape)
     if image_size is not None:
         shape = (image_size, image_size, channels)
-    return DatasetSpec(
-        name or f"tfds:{dataset}", labels, shape, *splits, augmentation, mean, std, fingerprint
-    )
+    return DatasetSpec(name or f"tfds:{dataset}", labels, shape, *splits, augmentation, mean, std, fingerprint)
 
 
 def read_labels(split: StreamSplit) -> np.ndarray:
@@ -113,9 +108,7 @@ def _prepared_builder(dataset: str, data_dir: str | None) -> Any:
     except tfds.core.registered.DatasetNotFoundError:
         raise unknown_name("data set of TensorFlow Datasets", dataset, tfds.list_builders()) from None
     except (ValueError, AssertionError) as error:  # an unknown config or version, or a name it cannot parse
-        raise UserError(
-            f"TensorFlow Datasets cannot open {dataset!r}: {str(error).splitlines()[0]}"
-        ) from None
+        raise UserError(f"TensorFlow Datasets cannot open {dataset!r}: {str(error).splitlines()[0]}") from None
     if not builder.is_prepared():
         where = builder.data_dir
         root = data_dir or "its default folder"
@@ -147,9 +140,7 @@ def _image_and_label(builder: Any, dataset: str) -> tuple[str, str]:
     )
 
 
-def _array_splits(
-    builder: Any, sizes: dict[str, int], image_key: str, label_key: str
-) -> tuple[ArraySplit, ...]:
+def _array_splits(builder: Any, sizes: dict[str, int], image_key: str, label_key: str) -> tuple[ArraySplit, ...]:
     found = {split: _read_arrays(builder, split, image_key, label_key) for split in _known(sizes)}
     roles = _roles({split: len(part) > 0 and part.labels.min() >= 0 for split, part in found.items()})
     train = found["train"]
@@ -170,9 +161,7 @@ def _array_splits(
     return train, validation, test
 
 
-def _stream_splits(
-    builder: Any, sizes: dict[str, int], image_key: str, label_key: str
-) -> tuple[StreamSplit, ...]:
+def _stream_splits(builder: Any, sizes: dict[str, int], image_key: str, label_key: str) -> tuple[StreamSplit, ...]:
     file_format = builder.info.file_format.value
     if file_format != "tfrecord":
         raise UserError(
@@ -233,14 +222,14 @@ def _first_label(split: StreamSplit) -> int:
 def _sampled_statistics(split: StreamSplit, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
     import tensorflow as tf
 
-    from keras_resnet.data.preprocessing import decode_image
+    from keras_resnet.data.preprocessing import decode_jpeg
 
     pixels, wanted = [], _STATISTICS_RECORDS
     for path, skip, take in split.instructions:
         records = tf.data.TFRecordDataset(path).skip(skip).take(min(take, wanted))
         features = {split.image_key: tf.io.FixedLenFeature([], tf.string)}
         images = records.map(
-            lambda record, features=features: decode_image(
+            lambda record, features=features: decode_jpeg(
                 tf.io.parse_single_example(record, features)[split.image_key], channels
             )
         )

@@ -16,7 +16,8 @@ def pipeline_images_per_second(
     batch_size: int,
     augmentation: str = "none",
     warmup_epochs: int = 1,
-    timed_epochs: int = 3,
+    repeats: int = 3,
+    seconds: float = 1.0,
     seed: int = 0,
 ) -> float:
     """Measures the training pipeline without a network.
@@ -28,34 +29,39 @@ def pipeline_images_per_second(
         augmentation: A name of `augmentation.AUGMENTATIONS`.
         warmup_epochs: Epochs before the clock starts: the first decodes, and tf.data finds its number of
             threads.
-        timed_epochs: Epochs that are timed, each by itself.
+        repeats: How often is measured.
+        seconds: How long each measurement lasts at least, over as many epochs as that takes. An epoch of a
+            small split would be over while its batches still come out of the prefetch buffer.
         seed: What order and augmentation hang on.
 
     Returns:
-        Images a second of wall-clock time, the median of the timed epochs.
+        Images a second of wall-clock time, the median of the measurements.
 
     Raises:
-        UserError: No epoch is timed, or the batch is larger than the split.
+        UserError: Nothing is measured, or the batch is larger than the split.
     """
-    if timed_epochs < 1 or warmup_epochs < 0:
+    if repeats < 1 or warmup_epochs < 0 or seconds <= 0:
         raise UserError(
-            f"At least one epoch must be timed, got {timed_epochs} after {warmup_epochs} to warm up."
+            "A measurement needs at least one repeat of more than 0 seconds, "
+            f"got {repeats} of {seconds} s after {warmup_epochs} warm-up epochs."
         )
-    steps = steps_per_epoch(split, batch_size)
     batches = iter(
         training_batches(
             split,
             preprocessing,
             batch_size=batch_size,
             seed=seed,
-            epochs=warmup_epochs + timed_epochs,
+            epochs=2**31 - 1,
             augmentation=augmentation,
         )
     )
+    for _ in range(warmup_epochs * steps_per_epoch(split, batch_size)):
+        next(batches)
     rates = []
-    for _ in range(warmup_epochs + timed_epochs):
-        start = time.perf_counter()
-        for _ in range(steps):
+    for _ in range(repeats):
+        count, start = 0, time.perf_counter()
+        while (elapsed := time.perf_counter() - start) < seconds:
             next(batches)
-        rates.append(steps * batch_size / (time.perf_counter() - start))
-    return statistics.median(rates[warmup_epochs:])
+            count += batch_size
+        rates.append(count / elapsed)
+    return statistics.median(rates)

@@ -2,20 +2,27 @@
 
 The folder has TensorFlow Serving's layout, one numbered SavedModel below the model's name, with what a client needs
 beside it: model.keras, labels.txt and preprocessing.json.
+
+The weights lie in the graph as constants, in one function that every signature calls, so they are stored once, and
+TensorFlow's CPU kernels bring each of them into their own layout once instead of at every call.
 """
 
-import contextlib
-import io
 import os
 from pathlib import Path
 
 import keras
 import tensorflow as tf
+from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
-from keras_resnet.data.preprocessing import Preprocessing, normalize
+from keras_resnet.data.preprocessing import Preprocessing, decode_image, resize_image
+from keras_resnet.errors import UserError
+from keras_resnet.export.serving import check_classifier, classes_of, serving_network
 from keras_resnet.storage import atomic_directory, save_model, write_json, write_text
 
 VERSION = "1"
+TOP = 5
+# A protocol buffer, which a graph with its constants is, holds at most 2 GB.
+LARGEST_GRAPH = 1.9e9
 
 
 def export_saved_model(
@@ -28,30 +35,139 @@ def export_saved_model(
     """Writes a model as a folder for serving.
 
     Args:
-        model: A float32 network that returns logits.
+        model: A classifier that returns logits or probabilities.
         preprocessing: How an image becomes its input.
         directory: The folder, written as a whole or not at all.
         overwrite: Whether an existing folder may be replaced.
 
     Returns:
-        The SavedModel inside the folder. Its signature "serving_default" takes "images", float32 [any, height, width,
-        channels], 0..255, RGB, and returns "probabilities", float32 [any, classes].
+        The SavedModel inside the folder, with the signatures of `write_saved_model`.
 
     Raises:
-        UserError: The folder exists and may not be replaced, or cannot be written.
+        UserError: The model is no classifier, or the folder exists and may not be replaced, or cannot be written.
     """
-    shape = [None, preprocessing.height, preprocessing.width, preprocessing.channels]
-
-    def serve(images):
-        return {"probabilities": tf.nn.softmax(model(normalize(images, preprocessing), training=False))}
-
     with atomic_directory(directory, overwrite=overwrite) as folder:
+        write_saved_model(model, preprocessing, folder / VERSION)
         save_model(model, folder / "model.keras", preprocessing)
-        # The endpoint alone brings the variables along; `track(model)` would write every one of them twice.
-        archive = keras.export.ExportArchive()
-        archive.add_endpoint("serve", serve, input_signature=[tf.TensorSpec(shape, tf.float32, name="images")])
-        with contextlib.redirect_stdout(io.StringIO()):  # `verbose=False` still prints the list of endpoints
-            archive.write_out(os.fspath(folder / VERSION), verbose=False)
-        write_text(folder / "labels.txt", "".join(f"{label}\n" for label in preprocessing.labels))
+        write_text(folder / "labels.txt", "".join(f"{label}\n" for label in classes_of(model, preprocessing)))
         write_json(folder / "preprocessing.json", preprocessing.to_dict())
     return Path(directory) / VERSION
+
+
+def write_saved_model(
+    model: keras.Model, preprocessing: Preprocessing, path: str | os.PathLike[str], *, with_heatmap: bool = False
+) -> None:
+    """Writes a SavedModel with these signatures, all for any batch size:
+
+        serving_default     images: float32 (batch, height, width, channels) at the network's size, 0..255, RGB
+        serve_uint8         images: uint8 (batch, height, width, channels), any one size
+        serve_bytes         images: string (batch,), JPEG, PNG, GIF, BMP or WebP files
+        explain_bytes       the same, with the heat map of the most probable class
+        explain_class_bytes the same, and target: int32 (batch,), the class to explain; -1: the most probable one
+
+    Each returns `probabilities`, float32 (batch, classes), and of the five best classes (or as many as there are)
+    `labels`, string, and `scores`, float32, both (batch, 5), best first. The explaining ones return `heatmap`, too; they
+    are left out where the network does not end in global average pooling and one Dense layer.
+
+    Args:
+        model: A classifier that returns logits or probabilities.
+        preprocessing: How an image becomes its input.
+        path: The folder to write, directly.
+        with_heatmap: Whether the other signatures return the heat map as well.
+
+    Raises:
+        UserError: The model is no classifier, or too large for the format.
+    """
+    can_explain = check_classifier(model, preprocessing).dense is not None
+    network = serving_network(model, preprocessing, heatmap="input" if can_explain or with_heatmap else "none")
+    if 4 * network.count_params() > LARGEST_GRAPH:
+        raise UserError(
+            f"A SavedModel with folded weights holds at most {LARGEST_GRAPH / 1e9} GB; this network has "
+            f"{4 * network.count_params() / 1e9:.1f} GB."
+        )
+    core = _constant_function(network, can_explain)
+    labels = tf.constant(classes_of(model, preprocessing))
+    top = min(TOP, len(preprocessing.labels) or network.outputs[0].shape[-1])
+    height, width, channels = preprocessing.height, preprocessing.width, preprocessing.channels
+
+    def answer(images, target=None, explain=with_heatmap):
+        outputs = core(images, tf.fill(tf.shape(images)[:1], -1) if target is None else target)
+        scores, best = tf.math.top_k(outputs["probabilities"], top)
+        result = {"probabilities": outputs["probabilities"], "labels": tf.gather(labels, best), "scores": scores}
+        return {**result, "heatmap": outputs["heatmap"]} if explain else result
+
+    # A function of its own is traced and stored once for all signatures.
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string)])
+    def decode(files):
+        return tf.map_fn(
+            lambda contents: resize_image(decode_image(contents, channels), preprocessing),
+            files,
+            fn_output_signature=tf.TensorSpec([height, width, channels], tf.float32),
+        )
+
+    # Shapes are left open in the signatures: with them written there TensorFlow takes them for granted, and a wrong one
+    # runs into nonsense or nothing instead of this sentence.
+    def serve(images):
+        right = tf.reduce_all(tf.equal(tf.shape(images)[1:], [height, width, channels]))
+        message = f"serving_default takes images of shape (batch, {height}, {width}, {channels})."
+        with tf.control_dependencies([tf.debugging.Assert(right, [message, "Received", tf.shape(images)])]):
+            images = tf.identity(images)
+        return answer(tf.ensure_shape(images, [None, height, width, channels]))
+
+    def serve_uint8(images):
+        message = f"serve_uint8 takes images of shape (batch, any height, any width, {channels})."
+        right = tf.logical_and(tf.equal(tf.shape(images)[-1], channels), tf.reduce_all(tf.shape(images)[1:] > 0))
+        with tf.control_dependencies([tf.debugging.Assert(right, [message, "Received", tf.shape(images)])]):
+            images = tf.identity(images)
+        return answer(resize_image(tf.ensure_shape(images, [None, None, None, channels]), preprocessing))
+
+    def explain_class(images, target):
+        message = f"target holds one class a file: 0..{len(labels) - 1}, or -1 for the most probable one."
+        right = tf.logical_and(
+            tf.equal(tf.size(target), tf.size(images)),
+            tf.reduce_all(tf.logical_and(target >= -1, target < len(labels))),
+        )
+        with tf.control_dependencies([tf.debugging.Assert(right, [message, "Received", target])]):
+            target = tf.identity(target)
+        return answer(decode(images), target, explain=True)
+
+    open_images = [None, None, None, None]
+    files = tf.TensorSpec([None], tf.string, name="images")
+    signatures = {
+        "serving_default": (serve, [tf.TensorSpec(open_images, tf.float32, name="images")]),
+        "serve_uint8": (serve_uint8, [tf.TensorSpec(open_images, tf.uint8, name="images")]),
+        "serve_bytes": (lambda images: answer(decode(images)), [files]),
+    }
+    if can_explain:
+        target = tf.TensorSpec([None], tf.int32, name="target")
+        signatures["explain_bytes"] = (lambda images: answer(decode(images), explain=True), [files])
+        signatures["explain_class_bytes"] = (explain_class, [files, target])
+    tf.saved_model.save(
+        tf.Module(),
+        os.fspath(path),
+        signatures={
+            name: tf.function(function).get_concrete_function(*specs) for name, (function, specs) in signatures.items()
+        },
+    )
+
+
+def _constant_function(network: keras.Model, can_explain: bool):
+    """The network as one TensorFlow function that holds its weights as constants."""
+    images = network.inputs[0]
+    specs = [tf.TensorSpec(images.shape, tf.float32, name="images")]
+    if can_explain:
+        specs.append(tf.TensorSpec([None], tf.int32, name="target"))
+
+    @tf.function(input_signature=specs)
+    def run(images, target=None):
+        return network({"images": images, "target": target} if can_explain else images, training=False)
+
+    concrete = run.get_concrete_function()
+    constant = convert_variables_to_constants_v2(concrete)
+    names = sorted(concrete.structured_outputs)  # the order in which a dictionary is flattened
+
+    def call(images, target):
+        outputs = constant(images, target) if can_explain else constant(images)
+        return dict(zip(names, outputs, strict=True))
+
+    return call

@@ -49,7 +49,9 @@ class Recipe:
         "course of the learning rate; step divides it by 10 at 50 %% and at 75 %%",
         choices=("cosine", "step", "constant"),
     )
-    warmup_epochs: float = _setting(2.0, "epochs of linear warm-up", minimum=0.0)
+    warmup_epochs: float | None = _setting(
+        None, "epochs of linear warm-up; default: a twentieth of the epochs", kind=float, minimum=0.0
+    )
     momentum: float = _setting(0.9, "momentum", minimum=0.0, below=1.0)
     momentum_form: str = _setting("nesterov", "form of momentum", choices=("nesterov", "classical"))
     weight_decay: float = _setting(5e-4, "weight decay of kernels", minimum=0.0)
@@ -68,7 +70,7 @@ class Recipe:
         for field in dataclasses.fields(self):
             value = _checked(field, getattr(self, field.name))
             object.__setattr__(self, field.name, value)
-        if self.warmup_epochs > self.epochs:
+        if self.warmup_epochs is not None and self.warmup_epochs > self.epochs:
             raise UserError(
                 f"warmup_epochs must be at most epochs ({self.epochs}), got {self.warmup_epochs:g}. Lower it."
             )

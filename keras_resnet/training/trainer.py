@@ -149,6 +149,9 @@ def train(
             f"{run.path}: {recipe.model} ({model.count_params():,} parameters) on {data.name}, "
             f"{len(data.train):,} training, {len(data.validation):,} validation, {len(data.test):,} test images"
         )
+        for label, count in (data.bad_images or {}).items():
+            if count:
+                report(f"Left out of class {label}, being no whole images: {count}")
         if progress.epoch:
             report(f"Resuming after epoch {progress.epoch} of {recipe.epochs}.")
 
@@ -240,13 +243,14 @@ def compile_twin(twin: keras.Model, recipe: Recipe, *, steps: int, jit_compile: 
         jit_compile: From `distribution.jit_compile`.
     """
     classes = twin.output_shape[-1]
+    warmup_epochs = recipe.epochs / 20 if recipe.warmup_epochs is None else recipe.warmup_epochs
     optimizer = create_optimizer(
         twin,
         learning_rate=Schedule(
             name=recipe.schedule,
             learning_rate=recipe.learning_rate,
             steps=steps * recipe.epochs,
-            warmup_steps=round(steps * recipe.warmup_epochs),
+            warmup_steps=round(steps * warmup_epochs),
         ),
         momentum=recipe.momentum,
         momentum_form=recipe.momentum_form,

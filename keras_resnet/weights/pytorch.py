@@ -213,7 +213,6 @@ def save_checkpoint(model: keras.Model, path: str | Path, naming: str | None = N
     state = to_state_dict(model, naming)
     if path.suffix == ".safetensors":
         safetensors = _import_safetensors()
-        state = {key: np.ascontiguousarray(value) for key, value in state.items()}
         with atomic_file(path) as temporary:
             safetensors.save_file(state, temporary)
         return

@@ -21,11 +21,7 @@ def expected_crop(image, top, left, flipped):
     padded = np.pad(image, [(4, 4), (4, 4), (0, 0)])[top : top + 32, left : left + 32]
     # The crop is flipped, or the image before it: the same set of results, so either may be meant. Ours flips
     # first.
-    return (
-        padded
-        if not flipped
-        else np.pad(image[:, ::-1], [(4, 4), (4, 4), (0, 0)])[top : top + 32, left : left + 32]
-    )
+    return padded if not flipped else np.pad(image[:, ::-1], [(4, 4), (4, 4), (0, 0)])[top : top + 32, left : left + 32]
 
 
 @pytest.mark.parametrize("flip", [True, False])
@@ -60,9 +56,7 @@ def test_the_padding_is_an_eighth_of_the_side():
 @pytest.mark.parametrize("name", AUGMENTATIONS)
 def test_the_same_seed_gives_the_same_image_and_another_seed_another(name):
     image = np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8)
-    first, again, other = (
-        augment_image(name, image, seed, SETTINGS).numpy() for seed in ([1, 2], [1, 2], [1, 3])
-    )
+    first, again, other = (augment_image(name, image, seed, SETTINGS).numpy() for seed in ([1, 2], [1, 2], [1, 3]))
     assert first.shape == (32, 32, 3)
     assert first.min() >= 0
     assert first.max() <= 255
@@ -72,9 +66,7 @@ def test_the_same_seed_gives_the_same_image_and_another_seed_another(name):
 
 def test_none_only_resizes():
     image = np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8)
-    np.testing.assert_array_equal(
-        augment_image("none", image, [0, 0], SETTINGS), resize_image(image, SETTINGS)
-    )
+    np.testing.assert_array_equal(augment_image("none", image, [0, 0], SETTINGS), resize_image(image, SETTINGS))
 
 
 def test_a_random_rectangle_has_the_area_and_proportions_it_should():

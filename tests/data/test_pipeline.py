@@ -151,10 +151,7 @@ def test_evaluation_holds_every_example_in_order(request, kind):
     images, labels = collect(dataset)
     assert int(dataset.cardinality()) == len(images)
     np.testing.assert_array_equal(np.concatenate(labels), split.labels)
-    if isinstance(split, ArraySplit):
-        sources = list(split.images)
-    else:
-        sources = [read_image(path, 3) for path in split.paths]
+    sources = list(split.images) if isinstance(split, ArraySplit) else [read_image(path, 3) for path in split.paths]
     expected = np.stack([preprocess(image, SETTINGS).numpy() for image in sources])
     # The same operators on a batch and on an image: not a bit differs.
     np.testing.assert_array_equal(np.concatenate(images), expected)
@@ -207,9 +204,7 @@ def test_images_of_another_size_and_channel_count_are_brought_to_the_network(arr
     grey = ArraySplit(arrays.images[..., :1], arrays.labels)
     settings = dataclasses.replace(SETTINGS, height=24, width=20)
     for augmentation in AUGMENTATIONS:
-        images, _ = collect(
-            training_batches(grey, settings, batch_size=8, seed=0, epochs=1, augmentation=augmentation)
-        )
+        images, _ = collect(training_batches(grey, settings, batch_size=8, seed=0, epochs=1, augmentation=augmentation))
         assert {part.shape for part in images} == {(8, 24, 20, 3)}
 
 
@@ -252,9 +247,7 @@ def test_what_breaks_a_rule_is_refused(arrays, options, message):
 
 
 def test_throughput_is_measured(arrays):
-    rate = pipeline_images_per_second(
-        arrays, SETTINGS, batch_size=8, augmentation="crop_flip", warmup_epochs=1, timed_epochs=2
-    )
-    assert rate > 0
-    with pytest.raises(UserError, match="timed"):
-        pipeline_images_per_second(arrays, SETTINGS, batch_size=8, timed_epochs=0)
+    options = {"batch_size": 8, "augmentation": "crop_flip", "repeats": 2, "seconds": 0.05}
+    assert pipeline_images_per_second(arrays, SETTINGS, **options) > 0
+    with pytest.raises(UserError, match="at least one repeat"):
+        pipeline_images_per_second(arrays, SETTINGS, batch_size=8, repeats=0)

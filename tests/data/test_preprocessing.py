@@ -136,6 +136,18 @@ def test_exif_orientation_is_applied(decoders, orientation, with_jfif_header, by
         assert decoded.shape != upright.shape or (decoded != upright).any()
 
 
+def test_a_damaged_exif_raises_nothing(decoders):
+    """Whatever bytes the EXIF holds, the picture is decoded: positions outside of it read as zero."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    contents = bytearray(encoded(smooth_image(), "JPEG", exif=exif))
+    start = contents.index(b"Exif") + 6
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        contents[start : start + 22] = rng.bytes(22)  # header, count and the one entry
+        assert decoders[3](bytes(contents)).shape[-1] == 3
+
+
 def test_the_short_way_for_jpeg_equals_the_long_one():
     contents = files()["jpeg"]
     for channels in (1, 3):

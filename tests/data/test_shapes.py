@@ -55,9 +55,7 @@ def test_the_mask_is_where_the_outline_is(drawn):
             assert mask[centre] != hollow
     for label in range(len(SHAPES)):
         chosen = labels == label
-        inside = np.array(
-            [image[mask].mean(axis=0) for image, mask in zip(images[chosen], masks[chosen], strict=True)]
-        )
+        inside = np.array([image[mask].mean(axis=0) for image, mask in zip(images[chosen], masks[chosen], strict=True)])
         outside = np.array(
             [image[~mask].mean(axis=0) for image, mask in zip(images[chosen], masks[chosen], strict=True)]
         )

@@ -149,9 +149,7 @@ def test_a_resumed_stream_of_records_equals_an_uninterrupted_one(data_dir, augme
 def test_every_epoch_of_records_has_its_own_order_and_no_example_twice(data_dir):
     split = load_source("tfds:uneven_blocks", data_dir=data_dir).train
     epochs = training_batches(split, tfds_settings(), batch_size=54, seed=0, epochs=2)
-    orders = [
-        np.rint(images[:, 0, 0, 0] * 255).astype(int).tolist() for images, _ in epochs.as_numpy_iterator()
-    ]
+    orders = [np.rint(images[:, 0, 0, 0] * 255).astype(int).tolist() for images, _ in epochs.as_numpy_iterator()]
     assert sorted(orders[0]) == sorted(orders[1]) == sorted(numbers_of(split))
     assert orders[0] != orders[1]
     other_seed = training_batches(split, tfds_settings(), batch_size=54, seed=1, epochs=1)

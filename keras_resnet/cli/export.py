@@ -1,0 +1,230 @@
+"""`export.py`: a trained network as SavedModel, .tflite files, ONNX or OpenVINO, each checked against its source."""
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from keras_resnet.cli import entry
+from keras_resnet.errors import UserError, unknown_name
+from keras_resnet.storage import read_json
+
+# As in `keras_resnet.export.pipeline`, named here so that flags are checked before TensorFlow is loaded.
+FORMATS = ("saved_model", "float32", "float16", "dynamic", "int8", "int16x8", "onnx", "openvino")
+DEFAULT_FORMATS = ("saved_model", "float32", "float16", "dynamic", "int8")
+CALIBRATED = ("int8", "int16x8")
+
+
+def build_parser() -> entry.Parser:
+    """Returns the parser."""
+    parser = entry.Parser(
+        prog="export.py",
+        description="Exports a network and compares every artifact with it. Exit code 1: an artifact was beyond its "
+        "limits and not kept.",
+    )
+    parser.add_argument("model", help="run directory, .keras file, or a name of the model table with --weights")
+    parser.add_argument("--weights", help="for a name: a tag of the catalogue ('imagenet') or a file")
+    parser.add_argument("--output", metavar="FOLDER", help="where to; default: saved_models/NAME of the model")
+    parser.add_argument(
+        "--formats",
+        default=",".join(DEFAULT_FORMATS),
+        metavar="A,B",
+        help=f"any of {', '.join(FORMATS)}; or all",
+    )
+    parser.add_argument("--preprocessing", metavar="FILE.json", help="for a model that brings none")
+    parser.add_argument("--dataset", help="data set for calibration and ledger; default: the run's")
+    parser.add_argument("--data-dir", metavar="FOLDER", help="folder of the data set")
+    parser.add_argument("--calibration", type=int, default=200, metavar="N", help="training images to calibrate with")
+    parser.add_argument("--parity", type=int, default=500, metavar="N", help="validation images of the ledger")
+    parser.add_argument(
+        "--parity-images",
+        metavar="FOLDER",
+        help="images of the ledger instead; subfolders named as classes give labels",
+    )
+    parser.add_argument("--quantizer", choices=("converter", "litert"), default="converter", help="of int8 and dynamic")
+    parser.add_argument("--batch", default="1", metavar="N|dynamic", help="batch of the .tflite files")
+    parser.add_argument(
+        "--io-type", choices=("uint8", "int8", "float32"), default="uint8", help="input and output of int8"
+    )
+    parser.add_argument(
+        "--with-heatmap",
+        nargs="?",
+        const="top",
+        choices=("top", "input"),
+        help="add the heat map of the most probable class, or of the class that a second input names",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of the drawn images")
+    parser.add_argument("--overwrite", action="store_true", default=False, help="replace an existing folder")
+    parser.add_argument("--allow-drop", action="store_true", default=False, help="keep artifacts beyond their limits")
+    parser.add_argument("--json", action="store_true", default=False, help="one JSON object instead of a table")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exports and returns the exit code."""
+    return entry.run(_export, build_parser(), argv)
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    formats = _formats(arguments.formats)
+    batch = _batch(arguments.batch)
+    for flag in ("calibration", "parity"):
+        if getattr(arguments, flag) < 1:
+            raise UserError(f"--{flag} must be at least 1, got {getattr(arguments, flag)}.")
+    settings = _settings_of_run(Path(arguments.model))
+    dataset = getattr(arguments, "dataset", None) or settings.get("dataset")
+    given = getattr(arguments, "parity_images", None)
+    if dataset is None and (given is None or set(formats) & set(CALIBRATED)):
+        raise UserError(
+            f"{arguments.model} is no run directory, so --dataset must say which images to calibrate and compare with."
+        )
+    if dataset is not None:
+        entry.check_data_set(dataset)
+    if given is not None and not Path(given).is_dir():
+        raise UserError(f"--parity-images must be a folder, got {given!r}.")
+    output = Path(getattr(arguments, "output", None) or Path("saved_models") / _name(arguments.model))
+    if output.exists() and not arguments.overwrite:
+        raise UserError(f"{output} exists already. Name another --output or allow --overwrite.")
+
+    from keras_resnet.distribution import require_tensorflow
+
+    require_tensorflow()
+    from keras_resnet.data.pipeline import sample_images
+    from keras_resnet.data.preprocessing import Preprocessing
+    from keras_resnet.data.sources import load_source
+    from keras_resnet.export.pipeline import export
+
+    model = _load(arguments)
+    file = getattr(arguments, "preprocessing", None)
+    preprocessing = Preprocessing.from_dict(read_json(file)) if file else getattr(model, "preprocessing", None)
+    if preprocessing is None:
+        raise UserError(f"{arguments.model} brings no preprocessing. Give --preprocessing FILE.json.")
+    options = {}
+    if dataset is not None:
+        same_data = dataset == settings.get("dataset")
+        data = load_source(
+            dataset,
+            data_dir=getattr(arguments, "data_dir", None) or (settings.get("data_dir") if same_data else None),
+            image_size=preprocessing.height,
+            seed=settings.get("seed", 0) if same_data else arguments.seed,
+            bad_images=settings.get("bad_images", "stop") if same_data else "stop",
+        )
+        if preprocessing.labels and tuple(data.labels) != tuple(preprocessing.labels):
+            raise UserError(
+                f"The model's classes are not those of the data set {dataset}: {', '.join(preprocessing.labels[:3])}, … "
+                f"and {', '.join(data.labels[:3])}, …."
+            )
+        if set(formats) & set(CALIBRATED):
+            options["calibration"], options["calibration_labels"] = sample_images(
+                data.train, preprocessing, arguments.calibration, arguments.seed
+            )
+        if given is None:
+            options["parity_images"], options["parity_labels"] = sample_images(
+                data.validation, preprocessing, arguments.parity, arguments.seed
+            )
+    if given is not None:
+        options["parity_images"], options["parity_labels"] = _images_of(Path(given), preprocessing, arguments.parity)
+    report = export(
+        model,
+        output,
+        formats=formats,
+        preprocessing=preprocessing,
+        overwrite=arguments.overwrite,
+        allow_drop=arguments.allow_drop,
+        with_heatmap=hasattr(arguments, "with_heatmap"),
+        heatmap_target=getattr(arguments, "with_heatmap", "top"),
+        quantizer=arguments.quantizer,
+        batch=batch,
+        io_type=arguments.io_type,
+        show_progress=True,
+        **options,
+    )
+    if arguments.json:
+        print(json.dumps(report.to_dict(), ensure_ascii=False))
+    else:
+        print(report.table())
+        print(f"\nwritten to {report.directory} in {report.seconds:,.0f} s")
+    for sentence in report.rejected:
+        print(f"error: Not kept: {sentence}. Allow it with --allow-drop.", file=sys.stderr)
+    return 1 if report.rejected else 0
+
+
+def _formats(text: str) -> tuple[str, ...]:
+    if text == "all":
+        return FORMATS
+    names = tuple(name.strip() for name in text.split(",") if name.strip())
+    for name in names:
+        if name not in FORMATS:
+            raise unknown_name("format", name, (*FORMATS, "all"))
+    if not names or len(set(names)) != len(names):
+        raise UserError(f"--formats names each of its formats once, got {text!r}.")
+    return names
+
+
+def _batch(text: str) -> int | None:
+    if text == "dynamic":
+        return None
+    if not re.fullmatch(r"[1-9]\d*", text):
+        raise UserError(f"--batch is a whole number of at least 1, or 'dynamic', got {text!r}.")
+    return int(text)
+
+
+def _settings_of_run(path: Path) -> dict:
+    recipe = path / "recipe.json"
+    if not recipe.is_file():
+        return {}
+    record = read_json(recipe)
+    settings = record.get("settings") if isinstance(record, dict) else None
+    if not isinstance(settings, dict):
+        raise UserError(f"{recipe} is no run's recipe.")
+    return settings
+
+
+def _name(model: str) -> str:
+    path = Path(model)
+    return path.stem if path.suffix == ".keras" else path.name
+
+
+def _load(arguments: argparse.Namespace):
+    from keras_resnet.applications import create_model
+    from keras_resnet.models.registry import REGISTRY
+    from keras_resnet.storage import load_model
+
+    path = Path(arguments.model)
+    weights = getattr(arguments, "weights", None)
+    if arguments.model in REGISTRY and not path.exists():
+        if weights is None:
+            raise UserError(
+                f"An untrained network is not exported: name the weights of {arguments.model} by --weights."
+            )
+        return create_model(arguments.model, weights=weights)
+    if weights is not None:
+        raise UserError(f"--weights goes with a name of the model table, got {arguments.model!r}.")
+    if path.is_dir():
+        if not (path / "model.keras").is_file():
+            raise UserError(f"{path} holds no model.keras. Give a run directory or a .keras file.")
+        path = path / "model.keras"
+    elif not path.exists() and path.suffix != ".keras":
+        raise unknown_name("model", arguments.model, REGISTRY)
+    model, _ = load_model(path)
+    return model
+
+
+def _images_of(folder: Path, preprocessing, count: int):
+    import numpy as np
+
+    from keras_resnet.data.preprocessing import read_image, resize_image
+    from keras_resnet.prediction import IMAGE_SUFFIXES
+
+    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
+    if not files:
+        raise UserError(f"There are no images in {folder}.")
+    chosen = [files[index] for index in np.unique(np.linspace(0, len(files) - 1, min(count, len(files))).astype(int))]
+    images = np.stack(
+        [np.asarray(resize_image(read_image(path, preprocessing.channels), preprocessing)) for path in chosen]
+    )
+    classes = {label: index for index, label in enumerate(preprocessing.labels)}
+    labels = [classes.get(path.parent.name) for path in chosen]
+    return images, None if None in labels else np.array(labels, np.int32)

@@ -1,0 +1,245 @@
+"""The network as it is served: pixels in, probabilities and a heat map out, nothing in it that training needed.
+
+The heat map is the class activation map (Zhou et al. 2016, arXiv:1512.04150): behind global average pooling and one
+Dense layer, the logit of class c is the mean over positions of Σ_f features_f · w_fc, plus a bias. Those summands are the
+map, without a gradient. Grad-CAM of the logit on the last feature map is the same map up to a factor (Selvaraju et al.
+2017, arXiv:1610.02391, appendix A). What speaks against the class is cut off at zero, as there.
+"""
+
+from dataclasses import dataclass
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras import layers
+
+from keras_resnet.data.preprocessing import Preprocessing
+from keras_resnet.errors import UserError
+from keras_resnet.export.folding import fold_batch_norms, fold_pixels, to_float32
+from keras_resnet.models.deep_graphs import deep_graphs
+
+HEATMAPS = ("none", "top", "input")
+
+
+@dataclass(frozen=True)
+class Head:
+    """Where a classifier ends.
+
+    Attributes:
+        is_softmax: Whether the model's output are probabilities already.
+        dense: Name of the Dense layer behind the pooling; None where no heat map can be drawn.
+        pooling: Name of the global average pooling in front of it.
+    """
+
+    is_softmax: bool
+    dense: str | None = None
+    pooling: str | None = None
+
+
+def check_classifier(model: keras.Model, preprocessing: Preprocessing) -> Head:
+    """Makes sure that a model is a classifier of single images that its preprocessing fits.
+
+    Args:
+        model: The model.
+        preprocessing: How an image becomes its input.
+
+    Returns:
+        Its head.
+
+    Raises:
+        UserError: The model has several inputs or outputs, takes no images, returns no scores for two or more
+            classes, or the preprocessing has another size, channels or number of labels.
+    """
+    if not isinstance(model, keras.Model) or not getattr(model, "inputs", None) or not hasattr(model, "outputs"):
+        raise UserError(
+            f"Only a functional or built Sequential Keras model can be exported, got {type(model).__name__}."
+        )
+    if len(model.inputs) != 1:
+        raise UserError(
+            f"Only a network with one input, the image, can be exported, got {len(model.inputs)} inputs: "
+            f"{', '.join(x.name for x in model.inputs)}."
+        )
+    shape = tuple(model.inputs[0].shape[1:])
+    if len(shape) != 3 or shape[-1] not in (1, 3):
+        raise UserError(f"The input must be images (height, width, 1 or 3 channels), channels last, got {shape}.")
+    if len(model.outputs) != 1:
+        raise UserError(
+            f"A classifier has one output, got {len(model.outputs)}. Export a model that ends in its scores."
+        )
+    output = tuple(model.outputs[0].shape[1:])
+    if len(output) != 1 or output[0] is None or output[0] < 2:
+        raise UserError(
+            f"The model is no classifier: its output must be scores (batch, two or more classes), got (batch, "
+            f"{', '.join(map(str, output))}). A network built with include_top=False has no classes."
+        )
+    expected = (preprocessing.height, preprocessing.width, preprocessing.channels)
+    if any(have is not None and have != want for have, want in zip(shape, expected, strict=True)):
+        raise UserError(
+            f"The preprocessing gives images of {expected}, the network takes {shape}. Give the preprocessing that the "
+            "network was trained with."
+        )
+    if preprocessing.labels and len(preprocessing.labels) != output[0]:
+        raise UserError(f"The preprocessing names {len(preprocessing.labels)} classes, the network has {output[0]}.")
+    return _head(model)
+
+
+def serving_network(model: keras.Model, preprocessing: Preprocessing, *, heatmap: str = "none") -> keras.Model:
+    """Builds the network that every format is written from.
+
+    Args:
+        model: A classifier that returns logits or probabilities, of any floating-point precision; left as it is.
+        preprocessing: How an image becomes its input; its normalisation goes into the network.
+        heatmap: "none"; "top" adds the heat map of the most probable class; "input" adds it for the class that a
+            second input names (-1: the most probable one).
+
+    Returns:
+        A float32 model without foldable batch normalisation, from `images`, float32 (batch, height, width, channels)
+        in 0..255, RGB (and `target`, int32 (batch,)), to a dictionary: `probabilities`, float32 (batch, classes), and
+        `heatmap`, float32 (batch, rows, columns), at least 0, in units of the logit: where the features speak for the
+        class. Divide it by its maximum to draw it.
+
+    Raises:
+        UserError: The model is no such classifier, or a heat map is asked for and it does not end in global average
+            pooling and one Dense layer.
+    """
+    head = check_classifier(model, preprocessing)
+    if heatmap != "none" and head.dense is None:
+        raise UserError(
+            "A heat map needs a network that ends in global average pooling and one Dense layer; "
+            f"{model.name!r} does not. Export it without a heat map."
+        )
+    folded = fold_batch_norms(to_float32(model))
+    outputs = [folded.outputs[0]]
+    if heatmap != "none":
+        outputs.append(folded.get_layer(head.pooling).input)
+        with deep_graphs():
+            folded = keras.Model(folded.inputs, outputs)
+    pixels = fold_pixels(
+        folded,
+        mean=preprocessing.mean,
+        std=preprocessing.std,
+        reverse_channels=preprocessing.color_order == "bgr",
+        shape=(preprocessing.height, preprocessing.width, preprocessing.channels),
+    )
+    if heatmap == "none":
+        scores, features = pixels.outputs[0], None
+    else:
+        scores, features = pixels.outputs
+    inputs = {"images": pixels.inputs[0]}
+    probabilities = scores if head.is_softmax else layers.Softmax(name="probabilities")(scores)
+    answers = {"probabilities": probabilities}
+    if features is not None:
+        inner = next(layer for layer in pixels.layers if isinstance(layer, keras.Model))
+        read = [features, scores]
+        if heatmap == "input":
+            inputs["target"] = keras.Input((), dtype="int32", name="target")
+            read.append(inputs["target"])
+        answers["heatmap"] = ClassActivation(inner.get_layer(head.dense), name="heatmap")(read)
+    with deep_graphs():
+        return keras.Model(inputs if len(inputs) > 1 else pixels.inputs[0], answers, name=model.name)
+
+
+class ClassActivation(layers.Layer):
+    """The class activation map, reading the weights of the head itself, so that they are stored once."""
+
+    def __init__(self, dense: layers.Dense, **options):
+        super().__init__(**options)
+        self.dense = dense
+
+    def call(self, inputs):
+        features, scores, *given = inputs
+        # TensorFlow's own: Keras' argmax tells -0.0 from 0.0 with operators that TFLite does not have.
+        target = tf.argmax(scores, axis=-1, output_type=tf.int32)
+        if given:
+            target = tf.where(given[0] < 0, target, given[0])
+        _, rows, columns, channels = features.shape
+        # One row a class, as a .tflite file keeps the Dense layer's weights.
+        weights = tf.gather(tf.transpose(tf.convert_to_tensor(self.dense.kernel)), target)
+        positions = tf.reshape(features, (-1, rows * columns, channels))
+        activation = tf.matmul(positions, weights[:, :, tf.newaxis])
+        return tf.nn.relu(tf.reshape(activation, (-1, rows, columns)))
+
+    def compute_output_shape(self, input_shape):
+        return input_shape[0][:-1]
+
+
+def classes_of(model: keras.Model, preprocessing: Preprocessing) -> tuple[str, ...]:
+    """Returns the class names; numbers where the preprocessing has none."""
+    return preprocessing.labels or tuple(str(number) for number in range(model.outputs[0].shape[-1]))
+
+
+def gradient_heatmaps(model: keras.Model, images: np.ndarray, target: np.ndarray | None = None) -> np.ndarray:
+    """Grad-CAM on the original network, by gradients: what the heat map in the graph is held to.
+
+    Args:
+        model: A float32 classifier with a heat map head.
+        images: Its input, float32 (batch, height, width, channels), normalised.
+        target: int (batch,), the class; default: the most probable one.
+
+    Returns:
+        float32 (batch, rows, columns), at least 0.
+
+    Reference:
+        Selvaraju et al. 2017, arXiv:1610.02391, equations 1 and 2.
+    """
+    head = _head(model)
+    with deep_graphs():
+        both = keras.Model(model.inputs, [model.get_layer(head.pooling).input, model.outputs[0]])
+    with tf.GradientTape() as tape:
+        features, scores = both(tf.constant(images, tf.float32), training=False)
+        tape.watch(features)
+        classes = tf.argmax(scores, axis=-1) if target is None else tf.constant(target, tf.int64)
+        after = model.get_layer(head.dense)(model.get_layer(head.pooling)(features))
+        chosen = tf.gather(after, classes, batch_dims=1)
+    gradient = tape.gradient(chosen, features)
+    weights = tf.reduce_mean(gradient, axis=(1, 2), keepdims=True)
+    return tf.nn.relu(tf.reduce_sum(weights * features, axis=-1)).numpy()
+
+
+def _head(model: keras.Model) -> Head:
+    producer = {id(tensor): node for node in _nodes_of(model) for tensor in node.outputs}
+    node = producer.get(id(model.outputs[0]))
+    is_softmax = False
+    while node is not None and _is_passing(node.operation):
+        if isinstance(node.operation, layers.Softmax | layers.Activation):
+            is_softmax = is_softmax or _activation_name(node.operation) == "softmax"
+        node = producer.get(id(node.input_tensors[0]))
+    last = None if node is None else node.operation
+    if isinstance(last, layers.Activation) or _activation_name(last) not in ("linear", "softmax"):
+        raise UserError(
+            f"The model is no classifier of exclusive classes: it ends in {_activation_name(last)!r}. "
+            "It must return logits or a softmax of them."
+        )
+    is_softmax = is_softmax or _activation_name(last) == "softmax"
+    return Head(is_softmax, *_pooled(last, node, producer))
+
+
+def _pooled(dense, node, producer) -> tuple[str | None, str | None]:
+    if not isinstance(dense, layers.Dense):
+        return None, None
+    node = producer.get(id(node.input_tensors[0]))
+    while node is not None and isinstance(node.operation, layers.Dropout | layers.Identity):
+        node = producer.get(id(node.input_tensors[0]))
+    pooling = None if node is None else node.operation
+    if not isinstance(pooling, layers.GlobalAveragePooling2D) or len(node.outputs[0].shape) != 2:
+        return None, None
+    if pooling.data_format != "channels_last":
+        return None, None
+    return dense.name, pooling.name
+
+
+def _nodes_of(model):
+    by_depth = getattr(model if hasattr(model, "_nodes_by_depth") else model._functional, "_nodes_by_depth", {})
+    return [node for nodes in by_depth.values() for node in nodes if not node.is_input]
+
+
+def _is_passing(layer) -> bool:
+    if isinstance(layer, layers.Activation):
+        return _activation_name(layer) in ("softmax", "linear")
+    return isinstance(layer, layers.Softmax | layers.Dropout | layers.Identity)
+
+
+def _activation_name(layer) -> str:
+    if isinstance(layer, layers.Softmax):
+        return "softmax"
+    return getattr(getattr(layer, "activation", None), "__name__", "linear")
