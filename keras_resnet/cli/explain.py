@@ -303,7 +303,9 @@ def _examples(arguments, artifact):
         bad_images=settings.get("bad_images", "stop") if same else "skip",
     )
     if len(data.labels) != len(artifact.labels):
-        raise UserError(f"{name} has {len(data.labels)} classes, the model {len(artifact.labels)}. Give its own data set.")
+        raise UserError(
+            f"{name} has {len(data.labels)} classes, the model {len(artifact.labels)}. Give its own data set."
+        )
     return getattr(data, arguments.split), name
 
 
@@ -337,7 +339,8 @@ def _score(arguments, given, artifact, methods, layers, target, options) -> dict
     scores = score_methods(
         artifact.model, inputs, target, methods or ["gradcam"],
         layer=layers if len(layers) > 1 else layers[0], masks=masks, mark_masks=marks, seed=arguments.seed,
-        combine=arguments.combine, progress=lambda name: print(f"scoring {name}", file=sys.stderr, flush=True), **options,
+        combine=arguments.combine, **options,
+        progress=lambda name: print(f"scoring {name}", file=sys.stderr, flush=True),
     )  # fmt: skip
     if not arguments.json:
         _print_scores(scores)

@@ -161,7 +161,7 @@ class Classifier:
 
 
 def prepare(model: keras.Model) -> Classifier:
-    """Makes a model ready for explanation, once: a second call returns the same object with the model's present weights.
+    """Makes a model ready for explanation, once: a second call returns the same object with the present weights.
 
     Args:
         model: Any functional or Sequential classifier.

@@ -108,8 +108,8 @@ def make_gallery(
     probabilities, labels = np.concatenate(probabilities), np.concatenate(labels)
     if labels.max() >= classifier.classes:
         raise UserError(
-            f"The data set has at least {labels.max() + 1} classes, the model {classifier.classes}. Give the data set that "
-            "the model was trained on."
+            f"The data set has at least {labels.max() + 1} classes, the model {classifier.classes}. Give the data set "
+            "that the model was trained on."
         )
 
     groups = choose_examples(probabilities, labels, per_group)
@@ -162,9 +162,7 @@ def make_gallery(
                 },
             )
         )  # fmt: skip
-    contents = "".join(
-        f'<a href="#class-{number}">{html.escape(artifact.labels[number])}</a>' for number in groups
-    )
+    contents = "".join(f'<a href="#class-{number}">{html.escape(artifact.labels[number])}</a>' for number in groups)
     size = f"{preprocessing.height}×{preprocessing.width}"
     return _PAGE.format(
         title=html.escape(title),
@@ -206,7 +204,9 @@ def choose_examples(probabilities: np.ndarray, labels: np.ndarray, per_group: in
         unsure = [index for index in unsure if index not in right and index not in wrong][:per_group]
         chosen[int(number)] = {
             name: [
-                Shown(int(i), int(labels[i]), int(predicted[i]), float(confidence[i]), float(probabilities[i, labels[i]]))
+                Shown(
+                    int(i), int(labels[i]), int(predicted[i]), float(confidence[i]), float(probabilities[i, labels[i]])
+                )
                 for i in part
             ]
             for name, part in (("right", right), ("wrong", wrong), ("unsure", unsure))
@@ -238,7 +238,8 @@ def _class_section(names: Sequence[str], number: int, summary: str, mean, groups
         f"<figcaption>mean map of {count} images, for {label}</figcaption></figure>"
     )
     return (
-        f"<section id=class-{number}><header>{mean_card}<div><h2>{label}</h2><p>{html.escape(summary)}</p></div></header>"
+        f"<section id=class-{number}><header>{mean_card}"
+        f"<div><h2>{label}</h2><p>{html.escape(summary)}</p></div></header>"
         f"{''.join(parts)}</section>"
     )
 
@@ -247,7 +248,11 @@ def _card(names: Sequence[str], shown: Shown, pixels, for_predicted, for_true) -
     predicted, true = html.escape(names[shown.predicted]), html.escape(names[shown.true])
     figures = [
         (_grey(pixels), f"image {shown.position}", f"#{shown.position}"),
-        (blend(_grey(pixels), for_predicted), f"map for {predicted}", _named(predicted, shown.probability, for_predicted)),
+        (
+            blend(_grey(pixels), for_predicted),
+            f"map for {predicted}",
+            _named(predicted, shown.probability, for_predicted),
+        ),
     ]
     if shown.predicted != shown.true:
         figures.append(
@@ -285,9 +290,7 @@ def _picture(pixels: np.ndarray, side: int, alternative: str) -> str:
 
 def _score_table(scores: list[MethodScore], count: int) -> str:
     columns = [name for name in SCORES if name in scores[0].per_image and name in HEADINGS]
-    best = {
-        name: (min if name in LOWER_IS_BETTER else max)(score.mean(name) for score in scores) for name in columns
-    }
+    best = {name: (min if name in LOWER_IS_BETTER else max)(score.mean(name) for score in scores) for name in columns}
     head = "".join(
         f'<th title="{html.escape(EXPLAINED[name])}">{HEADINGS[name]} {"↓" if name in LOWER_IS_BETTER else "↑"}</th>'
         for name in columns
@@ -303,7 +306,8 @@ def _score_table(scores: list[MethodScore], count: int) -> str:
         kind = " class=baseline" if method.source == "baseline" else ""
         rows.append(f"<tr{kind}><th>{method.title}</th>{cells}<td>{score.seconds_per_image * 1000:.1f} ms</td></tr>")
     return (
-        f"<table><thead><tr><th>method</th>{head}<th>time an image</th></tr></thead><tbody>{''.join(rows)}</tbody></table>"
+        f"<table><thead><tr><th>method</th>{head}<th>time an image</th></tr></thead>"
+        f"<tbody>{''.join(rows)}</tbody></table>"
         f"<p class=note>Mean ± standard error over {count} images, for the true class. ↑ higher is better, ↓ lower is "
         "better; the best of each column is bold. The two lowest rows know nothing of image or network: a method that "
         "is no better than they are explains nothing.</p>"
@@ -316,8 +320,8 @@ _PAGE = """<!DOCTYPE html>
 <link rel="icon" href="data:,">
 <style>
 :root {{ --ink: #18181c; --faint: #6e6e76; --line: #e2e2e8; --right: #2c7a4b; --wrong: #b3372f; }}
-body {{ font: 15px/1.45 system-ui, sans-serif; color: var(--ink); background: #fafafb; margin: 0 auto; max-width: 1180px;
-  padding: 24px; }}
+body {{ font: 15px/1.45 system-ui, sans-serif; color: var(--ink); background: #fafafb; margin: 0 auto;
+  max-width: 1180px; padding: 24px; }}
 h1 {{ font-size: 24px; margin: 0 0 4px; }}
 h2 {{ font-size: 20px; margin: 0; }}
 h3 {{ font-size: 14px; margin: 18px 0 6px; color: var(--faint); font-weight: 600; }}

@@ -62,7 +62,9 @@ def xgradcam(classifier: Classifier, images, targets, *, layer: str, **_) -> Raw
 
 def hirescam(classifier: Classifier, images, targets, *, layer: str, **_) -> RawMaps:
     """HiRes-CAM: activation times gradient at each place, added over the channels."""
-    return _from_gradients(classifier, images, targets, layer, "hirescam", lambda features, gradients: features * gradients)
+    return _from_gradients(
+        classifier, images, targets, layer, "hirescam", lambda features, gradients: features * gradients
+    )
 
 
 def eigencam(classifier: Classifier, images, targets, *, layer: str, **_) -> RawMaps:

@@ -149,7 +149,9 @@ def load_artifact(path: str | os.PathLike[str]) -> Artifact:
         raise UserError(f"{file} is no .keras file. Heat maps need the network's layers: give a run or a .keras file.")
     model, preprocessing = load_model(file)
     if preprocessing is None:
-        raise UserError(f"{file} brings no preprocessing. Save it with keras_resnet.storage.save_model(…, preprocessing).")
+        raise UserError(
+            f"{file} brings no preprocessing. Save it with keras_resnet.storage.save_model(…, preprocessing)."
+        )
     return Artifact(model, preprocessing, _labels(model, preprocessing))
 
 

@@ -64,8 +64,9 @@ def _finish(values, scale, height, width):
 def finish_maps(raw: RawMaps, height: int, width: int, *, what: str) -> np.ndarray:
     """Turns raw maps into heat maps.
 
-    What speaks against the class is cut off before the map is enlarged, as the papers do, and each map is divided by its maximum. A map that is constant, or has
-    nothing that speaks for the class, becomes all zeros: dividing it by what rounding left would show noise.
+    What speaks against the class is cut off before the map is enlarged, as the papers do, and each map is divided by
+    its maximum. A map that is constant, or has nothing that speaks for the class, becomes all zeros: dividing it by
+    what rounding left would show noise.
 
     Args:
         raw: What a method computed.

@@ -58,9 +58,7 @@ METHODS: dict[str, Method] = {
     "faster_scorecam": Method("Faster-Score-CAM", keras_vis.faster_scorecam, "tf-keras-vis"),
     "saliency": Method("Saliency", keras_vis.saliency, "tf-keras-vis", on_layer=False),
     "smoothgrad": Method("SmoothGrad", keras_vis.smoothgrad, "tf-keras-vis", on_layer=False),
-    "integrated_gradients": Method(
-        "Integrated gradients", gradient.integrated_gradients, "ours", on_layer=False
-    ),
+    "integrated_gradients": Method("Integrated gradients", gradient.integrated_gradients, "ours", on_layer=False),
     "occlusion": Method("Occlusion", perturbation.occlusion, "ours", on_layer=False),
     "gaussian": Method("Centred Gaussian", baselines.gaussian, "baseline", on_layer=False),
     "random": Method("Random", baselines.random, "baseline", on_layer=False),
@@ -131,9 +129,11 @@ def explain(
         if value < 1:
             raise UserError(f"{name} must be at least 1. Received {value}.")
     classifier = prepare(model)
-    names = [classifier.layer_name(name) for name in ([layer] if isinstance(layer, str) else layer)]
+    names = [layer] if isinstance(layer, str) else list(layer)
     if not names:
         raise UserError("A heat map needs at least one layer. Received none.")
+    if row.on_layer or names != [FEATURES]:
+        names = [classifier.layer_name(name) for name in names]
     inputs, size = network_inputs(model, images, preprocessing)
     labels = preprocessing.labels if preprocessing is not None else ()
     numbers = resolve_targets(targets, classifier.classes, len(inputs), labels)

@@ -100,7 +100,9 @@ def draw_overlay(image: np.ndarray, heat: np.ndarray, *, title: str, subtitle: s
     for value in (1.0, 0.5, 0.0):
         place = top + round((1 - value) * (picture.height - 1))
         anchor = {1.0: "lt", 0.5: "lm", 0.0: "lb"}[value]
-        pen.text((left + bar + pad // 2, place), f"{value:g}", fill=_FAINT, font=_font(round(size * 0.8)), anchor=anchor)
+        pen.text(
+            (left + bar + pad // 2, place), f"{value:g}", fill=_FAINT, font=_font(round(size * 0.8)), anchor=anchor
+        )
     return canvas
 
 

@@ -4,7 +4,7 @@ Faithfulness (higher is better unless said otherwise), from the class probabilit
 
     deletion        area under the curve as the most relevant pixels are taken away first (lower is better)
     insertion       area under the curve as they are put onto a blurred image first
-    road_morf       the same with the most relevant first, taken pixels filled in from their neighbours (lower is better)
+    road_morf       the same, taken pixels filled in from their neighbours (lower is better)
     road_lerf       with the least relevant first
     road            (road_lerf − road_morf) / 2
     average_drop    part of the confidence that is lost where the map covers the rest of the image (lower is better)

@@ -85,7 +85,8 @@ def _check_classifier(model: keras.Model) -> None:
         )
     if len(model.input_shape) != 4:
         raise UserError(
-            f"A classifier takes images (batch, height, width, channels). Model {model.name!r} takes {model.input_shape}."
+            f"A classifier takes images (batch, height, width, channels). Model {model.name!r} takes "
+            f"{model.input_shape}."
         )
     shape = model.output_shape
     if len(shape) != 2 or shape[-1] is None or shape[-1] < 2:
