@@ -1,8 +1,8 @@
 """Batch normalisation folded into convolutions: the same function with fewer operators, for inference.
 
-At inference batch normalisation is an affine map of each channel, y = s·x + t with s = γ/√(σ² + ε) and t = β − s·μ. Behind
-a convolution (or Dense) it becomes part of the kernel and the bias (Jacob et al. 2018, arXiv:1712.05877, section 3.2).
-In front of one it does, too, as long as no border of zeros is padded in between: zeros would have had to be −t/s.
+At inference batch normalisation is an affine map of each channel, y = s·x + t with s = γ/√(σ² + ε) and t = β − s·μ.
+Behind a convolution (or Dense) it becomes part of the kernel and the bias (Jacob et al. 2018, arXiv:1712.05877, section
+3.2). In front of one it does, too, as long as no border of zeros is padded in between: zeros would have had to be −t/s.
 
 Post-activation residual networks end with no batch normalisation at all. Pre-activation ones keep those that stand
 between an addition and an activation, where no linear operator is near.
