@@ -4,6 +4,8 @@ Contestants take turns, so that a busy machine is busy for all of them, and medi
 ratios within a turn.
 """
 
+import contextlib
+import io
 import os
 import tempfile
 import time
@@ -87,7 +89,8 @@ def _take_turns(contestants: dict[str, Callable[[], None]], batch: int, turns: i
 
 
 def _servers(model: keras.Model, preprocessing: Preprocessing, place: Path) -> dict[str, Callable]:
-    model.export(os.fspath(place / "plain"), verbose=False)
+    with contextlib.redirect_stdout(io.StringIO()):  # `verbose=False` still prints the endpoints
+        model.export(os.fspath(place / "plain"), verbose=False)
     write_saved_model(model, preprocessing, place / "ours")
     found = {
         SERVER_BASE: _signature(place / "plain"),
@@ -136,7 +139,8 @@ def _phones(model: keras.Model, preprocessing: Preprocessing, place: Path, threa
     shape = (preprocessing.height, preprocessing.width, preprocessing.channels)
     noise = np.random.default_rng(0).uniform(0, 255, (8, *shape)).astype(np.float32)
     fixed = keras.Input(batch_shape=(1, *shape))
-    files = {PHONE_BASE: tf.lite.TFLiteConverter.from_keras_model(keras.Model(fixed, model(fixed))).convert()}
+    with contextlib.redirect_stdout(io.StringIO()):
+        files = {PHONE_BASE: tf.lite.TFLiteConverter.from_keras_model(keras.Model(fixed, model(fixed))).convert()}
     plain = serving_network(model, preprocessing)
     labels = preprocessing.labels or tuple(str(number) for number in range(plain.outputs[0].shape[-1]))
     kinds = [("tflite", plain)]
