@@ -40,7 +40,9 @@ def gradcam_plus_plus(classifier: Classifier, images, targets, *, layer: str, **
     """Grad-CAM++: weights from second and third derivatives, for several instances of a class in one image."""
     with _quiet():
         from tf_keras_vis.gradcam_plus_plus import GradcamPlusPlus
-    return _on_layer(classifier, GradcamPlusPlus, images, targets, layer)
+    # It multiplies by the logit's exponential, which scales the whole map and overflows at logits of
+    # about 88. Of the logit less its own value the exponential is 1 and the gradients are the same.
+    return _on_layer(classifier, GradcamPlusPlus, images, targets, layer, score_of=lambda s: s - tf.stop_gradient(s))
 
 
 def layercam(classifier: Classifier, images, targets, *, layer: str, **_) -> RawMaps:
@@ -123,10 +125,11 @@ def maximize_activation(
     return np.asarray(images)[0]
 
 
-def _on_layer(classifier: Classifier, visualization, images, targets, layer: str) -> RawMaps:
+def _on_layer(classifier: Classifier, visualization, images, targets, layer: str, **options) -> RawMaps:
     values = _call(
         classifier, visualization, images, targets,
         penultimate_layer=layer, seek_penultimate_conv_layer=False, expand_cam=False, normalize_cam=False,
+        **options,
     )  # fmt: skip
     return _raw(values)
 
@@ -153,11 +156,14 @@ def _saliency(classifier: Classifier, images, targets, **options) -> RawMaps:
     return _raw(_call(classifier, Saliency, images, targets, normalize_map=False, **options))
 
 
-def _call(classifier: Classifier, visualization, images, targets, **options) -> np.ndarray:
+def _call(
+    classifier: Classifier, visualization, images, targets, *, score_of: Callable = lambda score: score, **options
+) -> np.ndarray:
     with _quiet():
         from tf_keras_vis.utils.scores import CategoricalScore
 
-        score = CategoricalScore([int(target) for target in _known(classifier, images, targets)])
+        logit = CategoricalScore([int(target) for target in _known(classifier, images, targets)])
+        score = lambda output: score_of(logit(output))  # noqa: E731
         images = np.asarray(images, np.float32)
         return np.asarray(visualization(classifier.model, clone=False)(score, images, **options))
 

@@ -145,6 +145,22 @@ def test_portions_do_not_change_the_map_and_progress_is_told(name, model, images
     assert max(after[0] - before[0] for before, after in itertools.pairwise(told)) <= 7
 
 
+def test_gradcam_plus_plus_stands_large_logits(model, images):
+    from tf_keras_vis.gradcam_plus_plus import GradcamPlusPlus
+    from tf_keras_vis.utils.scores import CategoricalScore
+
+    theirs = GradcamPlusPlus(model)(
+        CategoricalScore([1, 2, 3]), images, penultimate_layer="features", seek_penultimate_conv_layer=False,
+        expand_cam=False, normalize_cam=False,
+    )  # fmt: skip
+    targets = np.array([1, 2, 3], np.int32)
+    ours = keras_vis.gradcam_plus_plus(prepare(model), images, targets, layer="features")
+    np.testing.assert_allclose(normalized(ours), normalized(RawMaps(theirs, np.ones(3))), atol=1e-4)
+    large = lively(build_model("resnet8", input_shape=SHAPE))
+    large.get_layer("logits").bias.assign_add(np.full(10, 200.0))  # its exponential overflows
+    assert explain(large, images, 1, "gradcam_plus_plus").max() == 1
+
+
 def test_occlusion_finds_the_only_place_that_counts():
     inputs = keras.Input((16, 16, 1))
     mask = np.zeros((16, 16, 1, 2), np.float32)
