@@ -15,9 +15,18 @@ _PUBLIC = {
     "deep_graphs": "keras_resnet.models.deep_graphs",
     "create_model": "keras_resnet.applications",
     "fold_batch_norms": "keras_resnet.export.folding",
+    "Recipe": "keras_resnet.training.recipes",
+    "train": "keras_resnet.training.trainer",
+    "load_source": "keras_resnet.data.sources",
+    "load_model": "keras_resnet.storage",
+    "save_model": "keras_resnet.storage",
+    "load_predictor": "keras_resnet.prediction",
     "load_weights": "keras_resnet.weights.loading",
     "list_weights": "keras_resnet.weights.catalog",
     "to_state_dict": "keras_resnet.weights.pytorch",
+    "explain": "keras_resnet.explanation.methods",
+    "maximize_activation": "keras_resnet.explanation.methods",
+    "score_methods": "keras_resnet.explanation.scoring",
 }
 # keras.applications-style functions: named here so that asking for one loads Keras and asking for their names does not.
 _APPLICATIONS = (

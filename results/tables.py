@@ -5,7 +5,7 @@
 
 A table stands between two comments; the first says what is in it:
 
-    <!-- table: FILE.csv | COLUMN, COLUMN as Heading, … [| where COLUMN=VALUE, …] [| mean over COLUMN] -->
+    <!-- table: FILE.csv | COLUMN, COLUMN as Heading, … [| where COLUMN=VALUE] [| mean over COLUMN] -->
     <!-- end table -->
 
 `mean over seed` joins the rows whose words agree: numbers become mean ± standard
@@ -35,8 +35,8 @@ def _table(spec: str) -> str:
     over = None
     for clause in clauses:
         if clause.startswith("where "):
-            wanted = dict(item.strip().split("=", 1) for item in clause.removeprefix("where ").split(","))
-            rows = [row for row in rows if all(row[key] == value for key, value in wanted.items())]
+            key, value = clause.removeprefix("where ").split("=", 1)
+            rows = [row for row in rows if row[key] == value]
         elif clause.startswith("mean over "):
             over = clause.removeprefix("mean over ")
         else:

@@ -22,6 +22,7 @@ from keras_resnet.storage import append_row
 VERBS = {
     "input": ("keras_resnet.cli.benchmark:benchmark_input", "the input pipeline beside the training step"),
     "train": ("keras_resnet.cli.benchmark:benchmark_training", "training beside the same network in plain Keras"),
+    "explain": ("keras_resnet.cli.benchmark_explain:main", "heat maps beside the forward pass and tf-keras-vis"),
     "export": ("keras_resnet.cli.benchmark:benchmark_export", "exported formats beside plain model.export"),
 }
 

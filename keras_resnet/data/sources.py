@@ -151,7 +151,7 @@ def _load_digits(argument: str, *, name: str, image_size: int | None, **_: Any) 
     mean, std = channel_statistics(splits[0].images)
     names = tuple(str(number) for number in range(10))
     side = image_size or 32
-    return DatasetSpec(name, names, (side, side, 1), *splits, "crop", mean, std, arrays_fingerprint(names, *splits))
+    return DatasetSpec(name, names, (side, side, 1), *splits, "none", mean, std, arrays_fingerprint(names, *splits))
 
 
 def _load_shapes(

@@ -1,22 +1,17 @@
 """Writes results/weights.csv: how far converted weights' logits are from those of the network they came from.
 
-Run from the project's root: `python tests/weights/record_results.py [--backends]`. The real CIFAR checkpoints are left
-out where they are absent; `--backends` adds JAX and PyTorch under Keras (minutes).
+Run from the project's root: `PYTHONPATH=. python tests/weights/record_results.py [--backends]`. The real CIFAR
+checkpoints are left out where they are absent; `--backends` adds JAX and PyTorch under Keras (minutes).
 """
 
 import argparse
 import importlib.metadata
 import json
-import sys
 import tempfile
 from pathlib import Path
 
-import numpy as np
-
-ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
-
 import named_tensors
+import numpy as np
 import test_backends
 import test_keras_applications
 import test_pytorch
@@ -27,6 +22,7 @@ from keras_resnet.models.resnet import build_model
 from keras_resnet.storage import append_row
 from keras_resnet.weights.loading import load_weights
 
+ROOT = Path(__file__).resolve().parents[2]
 NAMED = "tensors made from names, 2 images of 72×72"
 
 
@@ -67,7 +63,7 @@ def _real_rows():
             model = load_weights(name, folder / "weights" / file)
             settings = model.preprocessing
             pixels = ((data["x_test"] / 255 - settings.mean) / settings.std).astype(np.float32)
-            content = torch.load(folder / "weights" / file, weights_only=True)["state_dict"]
+            content = torch.load(folder / "weights" / file, map_location="cpu", weights_only=True)["state_dict"]
             state = {key.removeprefix("module."): value for key, value in content.items()}
             expected = np.concatenate([test_pytorch.cifar_logits(state, part) for part in np.array_split(pixels, 3)])
             origin = f"PyTorch {torch.__version__} {file}"
@@ -93,8 +89,8 @@ def main() -> None:
     parser.add_argument("--backends", action="store_true", help="also JAX and PyTorch under Keras")
     arguments = parser.parse_args()
     output = ROOT / "results" / "weights.csv"
-    output.unlink(missing_ok=True)
-    command = "python tests/weights/record_results.py" + (" --backends" if arguments.backends else "")
+    found = []
+    command = "PYTHONPATH=. python tests/weights/record_results.py" + (" --backends" if arguments.backends else "")
     for model, reference, on, logits, expected, labels in rows(arguments.backends):
         difference, largest = float(np.abs(logits - expected).max()), float(np.abs(expected).max())
         row = {
@@ -110,8 +106,11 @@ def main() -> None:
             **provenance.result_row(),
             "command": command,
         }
-        append_row(output, row)
+        found.append(row)
         print(f"{model:22} {reference:55} {row['max_logit_difference']:>9} {row['relative_difference']:>8}", flush=True)
+    output.unlink(missing_ok=True)
+    for row in found:
+        append_row(output, row)
 
 
 if __name__ == "__main__":

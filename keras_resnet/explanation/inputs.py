@@ -1,0 +1,266 @@
+"""What is explained: models from any artifact, images from files, folders and arrays; and the way back to the image.
+
+A heat map is drawn at the network's input size. `place_maps` lays it back onto the original image, whatever resizing
+and cropping lay between.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_resnet.data.preprocessing import Preprocessing, preprocess, read_image
+from keras_resnet.errors import UserError
+from keras_resnet.explanation.maps import resize_maps
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp")
+
+
+def network_inputs(
+    model: keras.Model, images: Any, preprocessing: Preprocessing | None
+) -> tuple[np.ndarray, tuple[int, int]]:
+    """Checks images and brings them to the network's input.
+
+    Args:
+        model: The network.
+        images: [N, H, W, C]: network inputs, or pixels 0..255 with `preprocessing`.
+        preprocessing: What stands between pixels and inputs.
+
+    Returns:
+        float32 network inputs [N, h, w, c], and (H, W) of what was given.
+
+    Raises:
+        UserError: The images do not fit the network, or hold NaN.
+    """
+    images = np.asarray(images)
+    if images.ndim == 3:
+        raise UserError(f"Images come as a batch (N, height, width, channels). Received one image {images.shape}.")
+    if images.ndim != 4 or images.dtype.kind not in "uif":
+        raise UserError(
+            f"Images are numbers (N, height, width, channels). Received {images.dtype} of shape {images.shape}."
+        )
+    if not np.isfinite(images).all():
+        raise UserError("The images hold NaN or infinity. Replace those pixels.")
+    size = images.shape[1:3]
+    if preprocessing is not None:
+        if images.shape[-1] not in (1, 3):
+            raise UserError(f"Images have 1 channel (grey) or 3 (colour). Received {images.shape[-1]}.")
+        inputs = preprocess(images, preprocessing).numpy() if len(images) else _no_inputs(preprocessing)
+    else:
+        inputs = images.astype(np.float32)
+    expected = model.input_shape[1:]
+    if any(want is not None and have != want for have, want in zip(inputs.shape[1:], expected, strict=True)):
+        raise UserError(
+            f"Model {model.name!r} takes images {tuple(expected)}. Received {inputs.shape[1:]}: resize them, or give "
+            "the preprocessing that does."
+        )
+    return inputs, (int(size[0]), int(size[1]))
+
+
+def _no_inputs(preprocessing: Preprocessing) -> np.ndarray:
+    return np.zeros((0, preprocessing.height, preprocessing.width, preprocessing.channels), np.float32)
+
+
+def place_maps(maps: np.ndarray, preprocessing: Preprocessing | None, size: tuple[int, int]) -> np.ndarray:
+    """Lays maps at the network's size back onto original images of one size.
+
+    Args:
+        maps: float32 [N, h, w], 0..1.
+        preprocessing: How the images came to the network's size; None where they had it.
+        size: (H, W) of the original images.
+
+    Returns:
+        float32 [N, H, W], 0..1. What a centre crop cut away is 0: the network did not see it.
+    """
+    if maps.shape[1:] == size:
+        return maps
+    if preprocessing is None or preprocessing.resize == "squash":
+        return np.clip(resize_maps(tf.constant(maps), *size).numpy(), 0, 1)
+    top, left, bottom, right = seen_box(preprocessing, size)
+    placed = np.zeros((len(maps), *size), np.float32)
+    inside = resize_maps(tf.constant(maps), bottom - top, right - left).numpy()
+    placed[:, top:bottom, left:right] = np.clip(inside, 0, 1)
+    return placed
+
+
+def seen_box(preprocessing: Preprocessing, size: tuple[int, int]) -> tuple[int, int, int, int]:
+    """Returns (top, left, bottom, right) of what the network saw of an image of `size` = (H, W)."""
+    height, width = size
+    if preprocessing.resize == "squash":
+        return 0, 0, height, width
+    # The image covers the target over crop_fraction, and the target is cut from its centre.
+    scale = max(preprocessing.height / height, preprocessing.width / width) / preprocessing.crop_fraction
+    seen_height = min(height, max(1, round(preprocessing.height / scale)))
+    seen_width = min(width, max(1, round(preprocessing.width / scale)))
+    top, left = (height - seen_height) // 2, (width - seen_width) // 2
+    return top, left, top + seen_height, left + seen_width
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A model to be explained, with what turns pixels into its input.
+
+    Attributes:
+        model: The Keras model.
+        preprocessing: Its preprocessing.
+        labels: The class names; numbers where none are known.
+    """
+
+    model: keras.Model
+    preprocessing: Preprocessing
+    labels: tuple[str, ...]
+
+
+def load_artifact(path: str | os.PathLike[str]) -> Artifact:
+    """Loads a model to be explained.
+
+    Args:
+        path: A run directory, a .keras file, or the name of a keras.applications ResNet with its weights file
+            ("keras.applications:ResNet50=weights.h5"; without "=…" the weights are random).
+
+    Returns:
+        The model with its preprocessing.
+
+    Raises:
+        UserError: There is nothing that can be loaded, or no preprocessing is known.
+    """
+    from keras_resnet.storage import load_model
+
+    text = os.fspath(path)
+    if text.startswith("keras.applications:"):
+        return _keras_application(text.partition(":")[2])
+    path = Path(text)
+    if not path.exists():
+        raise UserError(f"There is no model at {path}. Give a run directory or a .keras file.")
+    file = path / "model.keras" if path.is_dir() else path
+    if path.is_dir() and not file.is_file():
+        if (path / "recipe.json").is_file():
+            raise UserError(f"The run {path} has no model yet. Finish it with train.py --resume.")
+        raise UserError(
+            f"{path} is no run directory: it holds no model.keras. Heat maps need the network's layers, which an "
+            "exported model does not have: give the run or the .keras file that it was exported from."
+        )
+    if file.suffix != ".keras":
+        raise UserError(f"{file} is no .keras file. Heat maps need the network's layers: give a run or a .keras file.")
+    model, preprocessing = load_model(file)
+    if preprocessing is None:
+        raise UserError(
+            f"{file} brings no preprocessing. Save it with keras_resnet.storage.save_model(…, preprocessing)."
+        )
+    return Artifact(model, preprocessing, _labels(model, preprocessing))
+
+
+def _labels(model: keras.Model, preprocessing: Preprocessing) -> tuple[str, ...]:
+    shape = model.output_shape
+    if preprocessing.labels or not isinstance(shape, tuple) or not isinstance(shape[-1], int):
+        return preprocessing.labels
+    return tuple(str(number) for number in range(shape[-1]))
+
+
+def _keras_application(text: str) -> Artifact:
+    name, _, weights = text.partition("=")
+    names = [key for key in dir(keras.applications) if key.startswith("ResNet")]
+    if name not in names:
+        from keras_resnet.errors import unknown_name
+
+        raise unknown_name("keras.applications model", name, names)
+    if weights and not Path(weights).is_file():
+        raise UserError(f"There is no weights file {weights}.")
+    model = getattr(keras.applications, name)(weights=weights or None)
+    if name.endswith("V2"):
+        mean, std, order = (0.5,) * 3, (0.5,) * 3, "rgb"
+    else:  # "caffe": BGR, the mean subtracted, no scaling
+        mean, std, order = tuple(v / 255 for v in (103.939, 116.779, 123.68)), (1 / 255,) * 3, "bgr"
+    height, width = model.input_shape[1:3]
+    preprocessing = Preprocessing(height, width, 3, mean, std, color_order=order)
+    return Artifact(model, preprocessing, _labels(model, preprocessing))
+
+
+def image_files(paths: Sequence[str | os.PathLike[str]]) -> Iterator[tuple[Path, str | None]]:
+    """Lists image files: files as given, folders with all images in and below them, in order of name.
+
+    Yields:
+        (path, None), or (path, why not) for what is missing or empty.
+    """
+    for given in paths:
+        path = Path(given)
+        if path.is_dir():
+            found = sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file())
+            yield from ((file, None) for file in found)
+            if not found:
+                yield path, f"The folder {path} holds no images ({', '.join(IMAGE_SUFFIXES)})."
+        elif path.exists():
+            yield path, None
+        else:
+            yield path, f"There is no image {path}."
+
+
+def read_images(paths: Sequence[str | os.PathLike[str]], channels: int) -> Iterator[tuple[Path, np.ndarray | str]]:
+    """Reads image files one after another.
+
+    Yields:
+        (path, uint8 [H, W, C]), or (path, why it cannot be read).
+    """
+    for path, problem in image_files(paths):
+        if problem is not None:
+            yield path, problem
+            continue
+        try:
+            yield path, read_image(path, channels)
+        except UserError as error:
+            yield path, str(error)
+
+
+def read_split(split, artifact: Artifact, *, batch_size: int = 64) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Reads a split's images at the network's size, before normalisation.
+
+    Yields:
+        (float32 pixels [n, h, w, c], 0..255, int labels [n]), every example in order.
+    """
+    from keras_resnet.data.pipeline import evaluation_batches
+    from keras_resnet.prediction import model_predictor
+
+    pixels = model_predictor(artifact.model, artifact.preprocessing).pixels
+    for images, labels in evaluation_batches(split, pixels, batch_size=batch_size):
+        yield images.numpy(), labels.numpy()
+
+
+def take_examples(split, artifact: Artifact, positions: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the examples at the given positions: float32 pixels [n, h, w, c], 0..255, and int labels [n]."""
+    wanted = {int(position): row for row, position in enumerate(positions)}
+    preprocessing = artifact.preprocessing
+    images = np.zeros((len(wanted), preprocessing.height, preprocessing.width, preprocessing.channels), np.float32)
+    labels = np.zeros(len(wanted), np.int64)
+    first = 0
+    for batch, batch_labels in read_split(split, artifact):
+        for offset in range(len(batch)):
+            row = wanted.get(first + offset)
+            if row is not None:
+                images[row], labels[row] = batch[offset], batch_labels[offset]
+        first += len(batch)
+        if wanted and first > max(wanted):
+            break
+    return images, labels
+
+
+def spread(count: int, limit: int) -> np.ndarray:
+    """Returns `limit` positions spread evenly over `count` examples, or all of them."""
+    return np.arange(count) if limit >= count else np.linspace(0, count - 1, limit).round().astype(int)
+
+
+def split_masks(split, positions: np.ndarray, artifact: Artifact) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """Returns the object's and the mark's masks of examples, bool [n, h, w]; None where they are not known.
+
+    Masks are those of the original image, so they fit where the network takes it whole and at its size.
+    """
+    size = (artifact.preprocessing.height, artifact.preprocessing.width)
+    masks = []
+    for given in (split.masks, split.mark_masks):
+        fits = given is not None and given.shape[1:] == size and given.any()
+        masks.append(given[positions] if fits else None)
+    return masks[0], masks[1]
