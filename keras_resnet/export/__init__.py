@@ -1,6 +1,6 @@
 """Trained networks as files for servers and phones, each checked against the network that it came from.
 
-`from keras_resnet.export import export` is what `export.py` calls; it is loaded on first use, because it loads TensorFlow.
+`from keras_resnet.export import export` is the call behind export.py, loaded on first use: it loads TensorFlow.
 """
 
 import importlib
