@@ -105,6 +105,7 @@ def compare(
     labels: np.ndarray | None = None,
     source_heatmaps: np.ndarray | None = None,
     heatmaps: np.ndarray | None = None,
+    cut_short: bool = False,
 ) -> dict[str, Any]:
     """Compares an artifact's answers with the source's on the same images.
 
@@ -115,6 +116,8 @@ def compare(
         labels: int [images], the right classes, where they are known.
         source_heatmaps: float [images, rows, columns].
         heatmaps: float [images, rows, columns].
+        cut_short: Whether time ended before the images did. Then the upper end of the agreement's interval is held to
+            the limit: one image of thirty is no proof.
 
     Returns:
         Fields of `Row`, `beyond` among them.
@@ -151,6 +154,8 @@ def compare(
                 f"largest probability difference {found['largest_difference']:.2g} (limit {limit.difference:g})"
             )
     agreement = float(counted.mean()) if len(counted) else 1.0
+    if cut_short and len(counted):
+        agreement = wilson_interval(int(counted.sum()), len(counted))[1]
     if not agreement >= limit.agreement:
         beyond.append(f"top-1 agreement {agreement:.2%} (limit {limit.agreement:.1%})")
     drop = found["drop_points"]

@@ -394,6 +394,7 @@ def _ledger_row(name, path, pixels, labels, answers, heatmaps, folder, batch, se
         labels=None if labels is None else labels[:seen],
         source_heatmaps=None if heatmaps is None else heatmaps[:seen],
         heatmaps=found.get("heatmap"),
+        cut_short=seen < len(pixels),
     )
     return Row(
         name=name,

@@ -49,6 +49,16 @@ def test_two_classes_as_close_as_the_limit_may_change_places():
     assert found["beyond"] == ()
 
 
+def test_few_images_are_no_proof_when_time_cut_them_short():
+    source = np.tile([[0.9, 0.1]], (30, 1))
+    own = source.copy()
+    own[0] = [0.1, 0.9]
+    assert compare("int16x8", source, own)["beyond"]
+    assert compare("int16x8", source, own, cut_short=True)["beyond"] == ()
+    own[:5] = [0.1, 0.9]
+    assert compare("int16x8", source, own, cut_short=True)["beyond"]
+
+
 def test_wilson_interval_equals_published_values():
     # Newcombe 1998, table I: 81 of 263 and 0 of 20.
     assert wilson_interval(81, 263) == pytest.approx((0.2553, 0.3662), abs=5e-5)
