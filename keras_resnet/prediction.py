@@ -1,7 +1,9 @@
 """From images to labelled predictions, with any artifact: run directory, .keras file, SavedModel or .tflite file."""
 
 import dataclasses
+import json
 import os
+import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -202,7 +204,9 @@ def _saved_model_in(path: Path) -> Path | None:
 def _saved_model_predictor(path: Path) -> Predictor:
     import tensorflow as tf
 
-    preprocessing = _preprocessing_beside(path, [path / "preprocessing.json", path.parent / "preprocessing.json"])
+    inside = path / "assets.extra" / "preprocessing.json"
+    embedded = inside.read_bytes() if inside.is_file() else None
+    preprocessing = _preprocessing_of(path, embedded, [path / "preprocessing.json", path.parent / "preprocessing.json"])
     try:
         loaded = tf.saved_model.load(os.fspath(path))
     except Exception as error:  # TensorFlow raises OSError, ValueError, its own kinds, …
@@ -213,35 +217,47 @@ def _saved_model_predictor(path: Path) -> Predictor:
     (name,) = serve.structured_input_signature[1]
 
     def predict(images: np.ndarray, keep: Any = loaded) -> np.ndarray:  # `keep`: the signature alone frees the weights
-        (probabilities,) = serve(**{name: tf.constant(images, tf.float32)}).values()
-        return probabilities.numpy()
+        return _probabilities(serve(**{name: tf.constant(images, tf.float32)}), path).numpy()
 
-    return _named_predictor(preprocessing, predict, serve.structured_outputs)
+    outputs = serve.structured_outputs
+    return _named_predictor(preprocessing, predict, _probabilities(outputs, path).shape[-1])
 
 
 def _tflite_predictor(path: Path) -> Predictor:
     from ai_edge_litert.interpreter import Interpreter
 
-    preprocessing = _preprocessing_beside(
-        path, [path.with_suffix(".preprocessing.json"), path.parent / "preprocessing.json"]
+    preprocessing = _preprocessing_of(
+        path,
+        _embedded_in_tflite(path),
+        [path.with_suffix(".preprocessing.json"), path.parent / "preprocessing.json"],
     )
     try:
         interpreter = Interpreter(model_path=os.fspath(path), num_threads=os.cpu_count())
         interpreter.allocate_tensors()
     except Exception as error:
         raise UserError(f"{path} is no whole .tflite file: {str(error).splitlines()[0]}") from None
-    (inputs,), (outputs,) = interpreter.get_input_details(), interpreter.get_output_details()
+    # Two dimensions: probabilities; three: a heat map. The second input, if any, asks which class to explain.
+    inputs = next(entry for entry in interpreter.get_input_details() if len(entry["shape"]) == 4)
+    targets = [entry for entry in interpreter.get_input_details() if entry["index"] != inputs["index"]]
+    outputs = next((entry for entry in interpreter.get_output_details() if len(entry["shape"]) == 2), None)
+    if outputs is None:
+        raise UserError(f"{path} is no classifier: none of its outputs are [batch, classes].")
+    batch = int(inputs["shape"][0])
 
     def predict(images: np.ndarray) -> np.ndarray:
-        # One at a time: the graphs need not have a dynamic batch.
-        return np.stack([one(image[np.newaxis]) for image in images])
+        # In the file's own batches: the graphs need not have a dynamic one.
+        parts = [images[start : start + batch] for start in range(0, len(images), batch)]
+        return np.concatenate([run(part) for part in parts])
 
-    def one(image: np.ndarray) -> np.ndarray:
-        interpreter.set_tensor(inputs["index"], _quantized(image, inputs))
+    def run(images: np.ndarray) -> np.ndarray:
+        filled = np.resize(images, (batch, *images.shape[1:]))
+        interpreter.set_tensor(inputs["index"], _quantized(filled, inputs))
+        for target in targets:
+            interpreter.set_tensor(target["index"], np.full(batch, -1, np.int32))
         interpreter.invoke()
-        return _dequantized(interpreter.get_tensor(outputs["index"]), outputs)[0]
+        return _dequantized(interpreter.get_tensor(outputs["index"]), outputs)[: len(images)]
 
-    return _named_predictor(preprocessing, predict, {"probabilities": np.zeros(outputs["shape"])})
+    return _named_predictor(preprocessing, predict, int(outputs["shape"][-1]))
 
 
 def _quantized(values: np.ndarray, details: dict[str, Any]) -> np.ndarray:
@@ -259,18 +275,46 @@ def _dequantized(values: np.ndarray, details: dict[str, Any]) -> np.ndarray:
     return ((values.astype(np.float32) - zero) * scale).astype(np.float32)
 
 
-def _preprocessing_beside(path: Path, places: Sequence[Path]) -> "Preprocessing":
+def _probabilities(outputs: dict[str, Any], path: Path) -> Any:
+    """The output "probabilities", or the only one."""
+    if "probabilities" in outputs:
+        return outputs["probabilities"]
+    if len(outputs) != 1:
+        raise UserError(f"{path} must return 'probabilities', its outputs are {', '.join(outputs)}.")
+    return next(iter(outputs.values()))
+
+
+def _embedded_in_tflite(path: Path) -> bytes | None:
+    """preprocessing.json in the zip archive behind a .tflite file."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.read("preprocessing.json") if "preprocessing.json" in archive.namelist() else None
+    except (zipfile.BadZipFile, OSError):
+        return None
+
+
+def _preprocessing_of(path: Path, embedded: bytes | None, places: Sequence[Path]) -> "Preprocessing":
+    """The preprocessing inside an artifact, which a file beside it must not contradict."""
     from keras_resnet.data.preprocessing import Preprocessing
 
-    for place in places:
-        if place.is_file():
-            return Preprocessing.from_dict(read_json(place))
-    raise UserError(f"{path} has no preprocessing beside it, expected {places[-1]}.")
+    beside = next((place for place in places if place.is_file()), None)
+    found = None if beside is None else Preprocessing.from_dict(read_json(beside))
+    if embedded is None:
+        if found is None:
+            raise UserError(f"{path} has no preprocessing beside it, expected {places[-1]}.")
+        return found
+    try:
+        recorded = Preprocessing.from_dict(json.loads(embedded))
+    except ValueError as error:
+        raise UserError(f"{path} holds a broken preprocessing: {error}") from None
+    if found is not None and found.fingerprint() != recorded.fingerprint():
+        before, after = recorded.to_dict(), found.to_dict()
+        differing = ", ".join(key for key in before if before[key] != after[key])
+        raise UserError(f"{path} was exported with another preprocessing than {beside} says: {differing} differ.")
+    return recorded
 
 
-def _named_predictor(preprocessing: "Preprocessing", predict: Callable, outputs: dict[str, Any]) -> Predictor:
-    (output,) = outputs.values()
-    classes = output.shape[-1]
+def _named_predictor(preprocessing: "Preprocessing", predict: Callable, classes: int) -> Predictor:
     labels = preprocessing.labels or tuple(str(number) for number in range(classes))
     if len(labels) != classes:
         raise UserError(f"The model has {classes} outputs, its preprocessing names {len(labels)} classes.")

@@ -23,6 +23,7 @@ VERBS = {
     "input": ("keras_resnet.cli.benchmark:benchmark_input", "the input pipeline beside the training step"),
     "train": ("keras_resnet.cli.benchmark:benchmark_training", "training beside the same network in plain Keras"),
     "explain": ("keras_resnet.cli.benchmark_explain:main", "heat maps beside the forward pass and tf-keras-vis"),
+    "export": ("keras_resnet.cli.benchmark:benchmark_export", "exported formats beside plain model.export"),
 }
 
 
@@ -278,6 +279,56 @@ def _input_row(
         "training_step_images_per_second": round(step, 1),
         "ratio": round(later / step, 2),
     }
+
+
+def benchmark_export(argv: Sequence[str] | None = None) -> int:
+    """`benchmark.py export`: our artifacts beside what Keras and TensorFlow write by themselves."""
+    parser = build_parser(
+        "export",
+        "Times every exported format in turns: SavedModel beside plain model.export, keras predict, ONNX Runtime and "
+        "OpenVINO (where installed), and .tflite files beside the one that from_keras_model writes. Weights are drawn.",
+    )
+    parser.add_argument("--models", nargs="+", default=["resnet50", "resnet20"], help="networks of the model table")
+    parser.add_argument("--batches", nargs="+", type=int, default=[1, 32], help="batches of the server formats")
+    parser.add_argument("--turns", type=int, default=15, help="turns; medians count")
+    parser.add_argument("--threads", type=int, default=2, help="threads of the .tflite files")
+    return entry.run(lambda arguments: _benchmark_export(arguments, argv), parser, argv)
+
+
+def _benchmark_export(arguments: argparse.Namespace, given: Sequence[str] | None) -> None:
+    _check_positive(arguments, "turns", "threads")
+    if min(arguments.batches) < 1:
+        raise UserError(f"--batches must be at least 1, got {min(arguments.batches)}.")
+    configs = [get_config(model) for model in arguments.models]
+
+    from keras_resnet.distribution import require_tensorflow
+
+    require_tensorflow()
+    import keras
+    import numpy as np
+
+    from keras_resnet.data.preprocessing import Preprocessing
+    from keras_resnet.export.benchmark import measure
+    from keras_resnet.models.resnet import build_model
+
+    rows = []
+    for config in configs:
+        keras.utils.set_random_seed(0)
+        model = build_model(config)
+        random = np.random.default_rng(0)
+        for layer in model.layers:
+            if isinstance(layer, keras.layers.BatchNormalization):
+                # As drawn at first a normalisation does nothing, and optimisers would find that out.
+                for variable in layer.weights:
+                    low, high = (0.5, 1.0) if variable.name in ("gamma", "moving_variance") else (-0.2, 0.2)
+                    variable.assign(random.uniform(low, high, variable.shape))
+        channels = config.input_shape[2]
+        preprocessing = Preprocessing(*config.input_shape, (0.45,) * channels, (0.22,) * channels)
+        measured = measure(
+            model, preprocessing, batches=tuple(arguments.batches), turns=arguments.turns, threads=arguments.threads
+        )
+        rows += [{"model": config.name, **row} for row in measured]
+    report("export", rows, arguments, given)
 
 
 def _step_times(step: Callable[[], Any], seconds: float) -> list[float]:

@@ -61,7 +61,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         seed=settings["seed"] if same_data else arguments.seed,
         bad_images=settings["bad_images"] if same_data else arguments.bad_images,
     )
-    if tuple(data.labels) != tuple(predictor.labels):
+    if not data.has_classes(predictor.labels):
         raise UserError(
             f"The model's classes ({_shortened(predictor.labels)}) are not the data set's ({_shortened(data.labels)})."
         )

@@ -41,7 +41,7 @@ def build_parser() -> entry.Parser:
     parser.add_argument(
         "--parity-images",
         metavar="FOLDER",
-        help="images of the ledger instead; subfolders named as classes give labels",
+        help="images of the ledger instead; subfolders named as classes label them",
     )
     parser.add_argument("--quantizer", choices=("converter", "litert"), default="converter", help="of int8 and dynamic")
     parser.add_argument("--batch", default="1", metavar="N|dynamic", help="batch of the .tflite files")
@@ -113,8 +113,8 @@ def _export(arguments: argparse.Namespace) -> int:
         )
         if preprocessing.labels and tuple(data.labels) != tuple(preprocessing.labels):
             raise UserError(
-                f"The model's classes are not those of the data set {dataset}: {', '.join(preprocessing.labels[:3])}, … "
-                f"and {', '.join(data.labels[:3])}, …."
+                f"The model's classes ({', '.join(preprocessing.labels[:3])}, …) are not the data set's "
+                f"({', '.join(data.labels[:3])}, …). Name the --dataset it was trained on."
             )
         if set(formats) & set(CALIBRATED):
             options["calibration"], options["calibration_labels"] = sample_images(
@@ -196,9 +196,7 @@ def _load(arguments: argparse.Namespace):
     weights = getattr(arguments, "weights", None)
     if arguments.model in REGISTRY and not path.exists():
         if weights is None:
-            raise UserError(
-                f"An untrained network is not exported: name the weights of {arguments.model} by --weights."
-            )
+            raise UserError(f"An untrained network is not exported: name weights of {arguments.model} by --weights.")
         return create_model(arguments.model, weights=weights)
     if weights is not None:
         raise UserError(f"--weights goes with a name of the model table, got {arguments.model!r}.")

@@ -11,6 +11,8 @@ VERBS = {
     "export": ("keras_resnet.cli.export:main", "SavedModel, .tflite, ONNX, OpenVINO, each checked against its source"),
     "convert": ("keras_resnet.cli.convert:main", "weights of PyTorch or keras.applications to .keras, and back"),
     "explain": ("keras_resnet.cli.explain:main", "heat maps of where a network finds its evidence, scored"),
+    "models": ("keras_resnet.cli.models:main", "what networks there are and what each costs"),
+    "plot": ("keras_resnet.cli.plot:main", "a network's stages as a picture"),
     "benchmark": ("keras_resnet.cli.benchmark:main", "images a second of input and training"),
 }
 

@@ -141,6 +141,14 @@ class DatasetSpec:
     fingerprint: str
     bad_images: dict[str, int] = field(default_factory=dict)
 
+    def has_classes(self, labels: Sequence[str]) -> bool:
+        """Whether a model with these class names speaks of this data set's classes, in the same order.
+
+        Arrays that bring no names have their classes numbered: then only their number counts.
+        """
+        unnamed = self.labels == tuple(str(number) for number in range(len(self.labels)))
+        return len(labels) == len(self.labels) and (unnamed or tuple(labels) == self.labels)
+
     def preprocessing(self, **changes: Any) -> "Preprocessing":
         """Builds the data set's default preprocessing.
 

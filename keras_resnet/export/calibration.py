@@ -33,8 +33,8 @@ def calibration_images(
     low, high = float(resized.min()), float(resized.max())
     if not np.isfinite(resized).all() or low < 0 or high > 255 or (0 < high <= 1):
         raise UserError(
-            f"Calibration images hold pixels from 0 to 255, got {low:g} to {high:g}: the network normalises them itself. "
-            "Give the images as they were before normalisation."
+            f"Calibration images hold pixels from 0 to 255, got {low:g} to {high:g}: the network normalises them "
+            "itself. Give the images as they were before normalisation."
         )
     if (resized.max(axis=(1, 2, 3)) - resized.min(axis=(1, 2, 3))).max() == 0:
         raise UserError("Every calibration image is of one constant colour. Take images of the training data.")

@@ -1,8 +1,8 @@
 """Batch normalisation folded into convolutions: the same function with fewer operators, for inference.
 
-At inference batch normalisation is an affine map of each channel, y = s·x + t with s = γ/√(σ² + ε) and t = β − s·μ. Behind
-a convolution (or Dense) it becomes part of the kernel and the bias (Jacob et al. 2018, arXiv:1712.05877, section 3.2).
-In front of one it does, too, as long as no border of zeros is padded in between: zeros would have had to be −t/s.
+At inference batch normalisation is an affine map of each channel, y = s·x + t with s = γ/√(σ² + ε) and t = β − s·μ.
+Behind a convolution (or Dense) it becomes part of the kernel and the bias (Jacob et al. 2018, arXiv:1712.05877, section
+3.2). In front of one it does, too, as long as no border of zeros is padded in between: zeros would have had to be −t/s.
 
 Post-activation residual networks end with no batch normalisation at all. Pre-activation ones keep those that stand
 between an addition and an activation, where no linear operator is near.
@@ -127,7 +127,7 @@ def fold_pixels(
         x = keras.ops.flip(images, axis=-1) if reverse_channels else images
         x = (x - mean.astype(np.float32)) * (1 / std).astype(np.float32)
     else:
-        x = images - (mean[::-1] if reverse_channels else mean).astype(np.float32)
+        x = _subtract(images, (mean[::-1] if reverse_channels else mean).astype(np.float32))
 
     def set_weights(old, new):
         weights = old.get_weights()
@@ -275,6 +275,15 @@ def _names_float(dtype: Any) -> bool:
 
 def _is_float(value) -> bool:
     return "float" in str(value.dtype)
+
+
+def _subtract(images, mean: np.ndarray):
+    """images − mean of each channel, a whole row of pixels at a time: broadcasting three numbers is slow everywhere."""
+    _, height, width, channels = images.shape
+    if height is None or width is None:
+        return images - mean
+    rows = keras.ops.reshape(images, (-1, height, width * channels)) - np.tile(mean, width)
+    return keras.ops.reshape(rows, (-1, height, width, channels))
 
 
 def _first_convolution(model):

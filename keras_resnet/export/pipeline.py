@@ -170,8 +170,6 @@ def export(
                 if name == "saved_model":
                     places[name] = folder / VERSION
                     write_saved_model(source, preprocessing, places[name], with_heatmap=with_heatmap)
-                    # The place that TensorFlow keeps for files of others.
-                    write_json(places[name] / "assets.extra" / "preprocessing.json", preprocessing.to_dict())
                 elif name in PACKAGES:
                     places[name] = _write_interchange(network(wanted), name, folder)
                 else:
@@ -391,8 +389,8 @@ def _model_card(model, preprocessing, names, report: ExportReport, described: di
         "",
         f"An image classifier of {len(names)} classes for images of {size} pixels: {shown}.",
         "",
-        "Every artifact takes pixels from 0 to 255 in RGB; the normalisation is inside. `preprocessing.json` says how an "
-        "image is brought to size, `labels.txt` names the outputs in order.",
+        "Every artifact takes pixels from 0 to 255 in RGB; the normalisation is inside. `preprocessing.json` says how "
+        "an image is brought to size, `labels.txt` names the outputs in order.",
         "",
         "## How each artifact compares with its source",
         "",

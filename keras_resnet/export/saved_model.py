@@ -66,8 +66,8 @@ def write_saved_model(
         explain_class_bytes the same, and target: int32 (batch,), the class to explain; -1: the most probable one
 
     Each returns `probabilities`, float32 (batch, classes), and of the five best classes (or as many as there are)
-    `labels`, string, and `scores`, float32, both (batch, 5), best first. The explaining ones return `heatmap`, too; they
-    are left out where the network does not end in global average pooling and one Dense layer.
+    `labels`, string, and `scores`, float32, both (batch, 5), best first. The explaining ones return `heatmap`, too;
+    they are left out where the network does not end in global average pooling and one Dense layer.
 
     Args:
         model: A classifier that returns logits or probabilities.
@@ -149,6 +149,8 @@ def write_saved_model(
             name: tf.function(function).get_concrete_function(*specs) for name, (function, specs) in signatures.items()
         },
     )
+    # The folder that TensorFlow keeps for files of others.
+    write_json(Path(path) / "assets.extra" / "preprocessing.json", preprocessing.to_dict())
 
 
 def _constant_function(network: keras.Model, can_explain: bool):

@@ -1,9 +1,9 @@
 """The network as it is served: pixels in, probabilities and a heat map out, nothing in it that training needed.
 
 The heat map is the class activation map (Zhou et al. 2016, arXiv:1512.04150): behind global average pooling and one
-Dense layer, the logit of class c is the mean over positions of Σ_f features_f · w_fc, plus a bias. Those summands are the
-map, without a gradient. Grad-CAM of the logit on the last feature map is the same map up to a factor (Selvaraju et al.
-2017, arXiv:1610.02391, appendix A). What speaks against the class is cut off at zero, as there.
+Dense layer, the logit of class c is the mean over positions of Σ_f features_f · w_fc, plus a bias. Those summands are
+the map, without a gradient. Grad-CAM of the logit on the last feature map is the same map up to a factor (Selvaraju et
+al. 2017, arXiv:1610.02391, appendix A). What speaks against the class is cut off at zero, as there.
 """
 
 from dataclasses import dataclass

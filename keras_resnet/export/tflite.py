@@ -1,7 +1,7 @@
 """The .tflite family: float32, float16, dynamic-range, full int8, and int16 activations with int8 weights.
 
-Only TFLite's builtin operators are allowed: a graph that needs Flex (TensorFlow's own operators) converts without a word
-elsewhere and does not run on a phone.
+Only TFLite's builtin operators are allowed: a graph that needs Flex (TensorFlow's own operators) converts without a
+word elsewhere and does not run on a phone.
 
 Reference:
     Jacob et al. 2018, "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference",

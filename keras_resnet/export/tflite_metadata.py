@@ -31,7 +31,7 @@ def add_metadata(contents: bytes, preprocessing: Preprocessing, labels: tuple[st
 
     Args:
         contents: The file, without metadata.
-        preprocessing: The network's; its normalisation is in the graph already, so the file says mean 0 and deviation 1.
+        preprocessing: The network's; its normalisation is in the graph already: the file says mean 0, deviation 1.
         labels: The class names.
         name: Name of the model.
 

@@ -197,3 +197,14 @@ def test_default_augmentations():
     assert default_augmentation((32, 32, 1)) == "crop"
     assert default_augmentation((64, 64, 3)) == "crop_flip"
     assert default_augmentation((224, 224, 3)) == "inception_crop_flip"
+
+
+def test_numbered_classes_take_any_names_and_named_ones_only_their_own():
+    images = np.zeros((6, 8, 8, 3), np.uint8)
+    classes = np.arange(6) % 2
+    unnamed = DatasetSpec.from_arrays(images, classes, images, classes)
+    named = DatasetSpec.from_arrays(images, classes, images, classes, labels=("cat", "dog"))
+    assert unnamed.has_classes(("cat", "dog"))
+    assert not unnamed.has_classes(("cat", "dog", "cow"))
+    assert named.has_classes(["cat", "dog"])
+    assert not named.has_classes(("dog", "cat"))

@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -25,7 +26,9 @@ class Browser:
     def __init__(self):
         driver = shutil.which("chromedriver")
         if not driver or not shutil.which("chromium"):
-            pytest.fail("The test of the gallery needs a browser: apt-get install chromium chromium-driver")
+            # A user's machine may do without a browser; the check installs one, and must not lose this test unseen.
+            miss = pytest.fail if os.environ.get("CI") else pytest.skip
+            miss("The test of the gallery needs a browser: apt-get install chromium chromium-driver")
         self.process = subprocess.Popen(
             [driver, "--port=0"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
         )

@@ -1,0 +1,39 @@
+"""The commands that list networks and draw one."""
+
+import json
+
+from PIL import Image
+
+from keras_resnet.cli import main as keras_resnet
+
+
+def test_models_lists_what_a_pattern_selects_with_its_cost(capsys):
+    assert keras_resnet.main(["models", "resnet2?", "--json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)["models"]
+    assert (row["name"], row["parameters"]) == ("resnet20", 269_722)
+    assert row["feature_maps"] == [[32, 32, 16], [16, 16, 32], [8, 8, 64]]
+    assert keras_resnet.main(["models", "resnet2?"]) == 0
+    assert "269,722" in capsys.readouterr().out
+    assert keras_resnet.main(["models", "wrn_*", "--names"]) == 0
+    assert capsys.readouterr().out.split() == ["wrn_16_4", "wrn_16_8", "wrn_28_10", "wrn_40_2"]
+
+
+def test_plot_writes_a_picture(tmp_path, capsys):
+    path = tmp_path / "network.png"
+    assert keras_resnet.main(["plot", "resnet8", str(path)]) == 0
+    with Image.open(path) as image:
+        assert image.width > 1000
+    assert str(path) in capsys.readouterr().out
+
+
+def test_mistakes_are_answered_in_one_line(tmp_path, capsys):
+    for arguments, words in (
+        (["models", "resnt20"], "'resnet20'"),
+        (["plot", "resnt20"], "'resnet20'"),
+        (["plot", "resnet8", "network.jpg"], "PNG"),
+        (["plot", "resnet8", str(tmp_path / "nowhere" / "a.png")], "folder must exist"),
+    ):
+        assert keras_resnet.main(arguments) == 2
+        error = capsys.readouterr().err
+        assert words in error
+        assert error.count("\n") == 1

@@ -1,0 +1,70 @@
+import numpy as np
+import pytest
+
+from keras_resnet.errors import UserError
+from keras_resnet.export.parity import compare, kl_divergence, mean_correlation, run_artifact, wilson_interval
+
+
+def distributions(count=200, classes=5, seed=0):
+    scores = np.random.default_rng(seed).normal(size=(count, classes)) * 3
+    return np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
+
+
+def test_an_equal_artifact_is_within_every_limit():
+    source = distributions()
+    labels = source.argmax(axis=1)
+    found = compare("float32", source, source.copy(), labels=labels)
+    assert found["beyond"] == ()
+    assert found["agreement"] == found["top1"] == 1.0
+    assert found["drop_points"] == found["largest_difference"] == 0.0
+    assert found["kl_divergence"] < 1e-6
+
+
+def test_each_figure_beyond_its_limit_is_named():
+    source = distributions()
+    labels = source.argmax(axis=1)
+    swapped = source.copy()
+    swapped[:10] = swapped[:10, ::-1]  # mirrors the classes: most of the ten change their best one
+    found = compare("int8", source, swapped, labels=labels)
+    assert found["drop_points"] == pytest.approx(100 * (1 - found["agreement"]))
+    assert len(found["beyond"]) == 2
+    assert "agreement" in found["beyond"][0]
+    assert "accuracy drop" in found["beyond"][1]
+    assert "probability difference" in compare("float32", source, source + 2e-4)["beyond"][0]
+    maps = np.random.default_rng(0).uniform(size=(200, 4, 4))
+    found = compare("int8", source, source, source_heatmaps=maps, heatmaps=maps[::-1])
+    assert "heat-map correlation" in found["beyond"][0]
+
+
+def test_not_a_number_is_beyond_every_limit():
+    source = distributions()
+    assert compare("float32", source, source * np.nan)["beyond"]
+
+
+def test_two_classes_as_close_as_the_limit_may_change_places():
+    source = np.array([[0.50001, 0.49999], [0.9, 0.1]])
+    own = np.array([[0.49999, 0.50001], [0.9, 0.1]])
+    found = compare("float32", source, own)
+    assert found["agreement"] == 0.5
+    assert found["beyond"] == ()
+
+
+def test_wilson_interval_equals_published_values():
+    # Newcombe 1998, table I: 81 of 263 and 0 of 20.
+    assert wilson_interval(81, 263) == pytest.approx((0.2553, 0.3662), abs=5e-5)
+    assert wilson_interval(0, 20) == pytest.approx((0.0, 0.1611), abs=5e-5)
+
+
+def test_divergence_and_correlation():
+    p, q = np.array([[0.5, 0.5]]), np.array([[0.25, 0.75]])
+    assert kl_divergence(p, q) == pytest.approx(0.5 * np.log(2) + 0.5 * np.log(2 / 3))
+    maps = np.random.default_rng(0).uniform(size=(3, 4, 4))
+    assert mean_correlation(maps, 3 * maps + 1) == pytest.approx(1)
+    assert mean_correlation(maps, np.zeros_like(maps)) == 0
+    assert mean_correlation(np.zeros_like(maps), np.zeros_like(maps)) == 1
+
+
+def test_an_artifact_that_does_not_run_is_named(tmp_path):
+    (tmp_path / "broken.tflite").write_bytes(b"\0" * 100)
+    with pytest.raises(UserError, match=r"broken\.tflite does not run"):
+        run_artifact("int8", tmp_path / "broken.tflite", np.zeros((1, 4, 4, 3), np.uint8), threads=1)

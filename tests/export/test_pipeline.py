@@ -1,0 +1,230 @@
+import dataclasses
+import errno
+import json
+
+import keras
+import numpy as np
+import pytest
+
+from keras_resnet.data.preprocessing import Preprocessing
+from keras_resnet.errors import UserError
+from keras_resnet.export import pipeline
+from keras_resnet.export.pipeline import export
+from keras_resnet.models.resnet import build_model
+from keras_resnet.prediction import load_predictor, model_predictor
+
+
+def given(pixels, count=30):
+    images, labels = pixels
+    return {
+        "calibration": images[:count],
+        "calibration_labels": labels[:count],
+        "parity_images": images,
+        "parity_labels": labels,
+    }
+
+
+@pytest.fixture(scope="module")
+def exported(model, pixels, tmp_path_factory):
+    directory = tmp_path_factory.mktemp("saved_models") / "colours"
+    formats = ("saved_model", "float32", "int8")
+    return export(model, directory, formats=formats, with_heatmap=True, **given(pixels))
+
+
+def test_the_folder_holds_every_artifact_and_its_ledger(exported, model, pixels, preprocessing):
+    assert exported.rejected == ()
+    names = {path.name for path in exported.directory.iterdir()}
+    assert names == {
+        "1", "float32.tflite", "int8.tflite", "model.keras", "labels.txt", "preprocessing.json", "parity.json",
+        "README.md",
+    }  # fmt: skip
+    ledger = json.loads((exported.directory / "parity.json").read_text())
+    assert ledger["preprocessing_fingerprint"] == preprocessing.fingerprint()
+    for row in ledger["rows"][1:]:
+        assert row["images"] == len(pixels[0])
+        assert row["agreement"] >= 0.98
+        assert row["heatmap_correlation"] > 0.95
+        assert row["peak_memory_bytes"] > 1e6
+        assert row["operators"]
+        assert all(timed["p90"] >= timed["median"] > 0 for timed in row["latency_ms"].values())
+    assert "| int8" in (exported.directory / "README.md").read_text()
+    expected = model_predictor(model, preprocessing).predict(pixels[0].astype(np.float32))
+    for artifact in (exported.directory, exported.directory / "float32.tflite", exported.directory / "model.keras"):
+        found = load_predictor(artifact).predict(pixels[0].astype(np.float32))
+        np.testing.assert_allclose(found, expected, atol=1e-4)  # the limit of exact formats
+
+
+def test_the_model_is_left_as_it_was(exported, model, pixels, preprocessing):
+    assert model.count_params() == build_model("resnet8", num_classes=3, input_shape=(16, 16, 3)).count_params()
+
+
+def test_an_existing_folder_stays_unless_told(exported, model, pixels):
+    before = {path: path.stat().st_mtime_ns for path in exported.directory.rglob("*")}
+    with pytest.raises(UserError, match="exists already"):
+        export(model, exported.directory, **given(pixels))
+    assert {path: path.stat().st_mtime_ns for path in exported.directory.rglob("*")} == before
+
+
+def test_an_artifact_beyond_its_limit_is_not_kept_unless_allowed(model, pixels, tmp_path, monkeypatch):
+    strict = dataclasses.replace(pipeline.LIMITS["float32"], difference=-1.0)
+    monkeypatch.setitem(pipeline.LIMITS, "float32", strict)
+    report = export(model, tmp_path / "strict", formats=("float32",), **given(pixels))
+    assert "float32: largest probability difference" in report.rejected[0]
+    assert not (tmp_path / "strict" / "float32.tflite").exists()
+    assert "Not kept" in (tmp_path / "strict" / "README.md").read_text()
+    report = export(model, tmp_path / "allowed", formats=("float32",), allow_drop=True, **given(pixels))
+    assert report.rejected == ()
+    assert report.rows[1].beyond
+    assert (tmp_path / "allowed" / "float32.tflite").exists()
+
+
+def test_a_disk_that_fills_up_leaves_the_folder_as_it_was(model, pixels, tmp_path, monkeypatch):
+    directory = tmp_path / "colours"
+    directory.mkdir()
+    (directory / "precious").write_text("old")
+
+    def full(*arguments, **options):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    for place in ("write_saved_model", "write_json", "_write_interchange"):
+        with monkeypatch.context() as patch:
+            patch.setattr(pipeline, place, full)
+            formats = ("saved_model",) if place != "_write_interchange" else ("openvino",)
+            if place == "_write_interchange":
+                patch.setattr(pipeline.importlib.util, "find_spec", lambda name: True)
+            with pytest.raises(UserError, match="No space left"):
+                export(model, directory, formats=formats, overwrite=True, **given(pixels))
+    assert [path.name for path in tmp_path.iterdir()] == ["colours"]
+    assert [path.name for path in directory.iterdir()] == ["precious"]
+
+
+def classifier(shape=(16, 16, 3), classes=3):
+    return build_model("resnet8", num_classes=classes, input_shape=shape)
+
+
+def two_inputs():
+    a, b = keras.Input((16, 16, 3), name="a"), keras.Input((16, 16, 3), name="b")
+    x = keras.layers.GlobalAveragePooling2D()(keras.layers.Add()([a, b]))
+    return keras.Model([a, b], keras.layers.Dense(3)(x))
+
+
+def several_labels():
+    inputs = keras.Input((16, 16, 3))
+    x = keras.layers.GlobalAveragePooling2D()(inputs)
+    return keras.Model(inputs, keras.layers.Dense(3, activation="sigmoid")(x))
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: build_model("resnet8", input_shape=(16, 16, 3), include_top=False), "no classifier"),
+        (two_inputs, "2 inputs: a, b"),
+        (several_labels, "sigmoid"),
+        (lambda: classifier((32, 32, 3)), "takes"),
+        (lambda: classifier(classes=4), "3 classes, the network has 4"),
+        (lambda: classifier(classes=1), "no classifier"),
+        (lambda: "a string", "Keras model"),
+    ],
+)
+def test_what_is_no_fitting_classifier_is_refused(build, message, preprocessing, pixels, tmp_path):
+    with pytest.raises(UserError, match=message):
+        export(build(), tmp_path / "out", preprocessing=preprocessing, **given(pixels))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda images, labels: {"calibration": images[:0]}, "got none"),
+        (lambda images, labels: {"calibration": np.full_like(images, 7)}, "constant"),
+        (lambda images, labels: {"calibration": images[:1].repeat(5, axis=0)}, "the same"),
+        (lambda images, labels: {"calibration": images[::3], "calibration_labels": labels[::3]}, "one class"),
+        (lambda images, labels: {"calibration": images / 255.0}, "from 0 to 255"),
+        (lambda images, labels: {"calibration": (images / 255.0 - 0.5) / 0.2}, "from 0 to 255"),
+        (lambda images, labels: {"calibration": None}, "needs calibration"),
+        (lambda images, labels: {"parity_labels": labels[:5]}, "5 labels"),
+        (lambda images, labels: {"parity_images": images[:0]}, "got none"),
+        (lambda images, labels: {"formats": ("int8", "pickle")}, "Unknown format 'pickle'"),
+        (lambda images, labels: {"formats": ()}, "at least one"),
+        (lambda images, labels: {"quantizer": "best"}, "Unknown quantizer"),
+        (lambda images, labels: {"io_type": "int4"}, "Unknown input"),
+        (lambda images, labels: {"batch": 0}, "at least 1"),
+        (lambda images, labels: {"with_heatmap": True, "heatmap_target": "all"}, "Unknown heat map"),
+    ],
+)
+def test_wrong_images_and_options_are_refused(change, message, model, pixels, tmp_path):
+    with pytest.raises(UserError, match=message):
+        export(model, tmp_path / "out", **{**given(pixels), **change(*pixels)})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_another_preprocessing_than_the_recorded_one_is_refused(model, preprocessing, pixels, tmp_path):
+    other = dataclasses.replace(preprocessing, mean=(0.1, 0.2, 0.3))
+    with pytest.raises(UserError, match=r"another preprocessing.*mean differ"):
+        export(model, tmp_path / "out", preprocessing=other, **given(pixels))
+
+
+def test_a_heat_map_needs_its_head(preprocessing, pixels, tmp_path):
+    inputs = keras.Input((16, 16, 3))
+    x = keras.layers.Flatten()(keras.layers.Conv2D(4, 3, strides=2)(inputs))
+    model = keras.Model(inputs, keras.layers.Dense(3)(x))
+    with pytest.raises(UserError, match="global average pooling"):
+        export(
+            model, tmp_path / "a", preprocessing=preprocessing, formats=("float32",), with_heatmap=True, **given(pixels)
+        )
+    report = export(model, tmp_path / "b", preprocessing=preprocessing, formats=("saved_model",), **given(pixels))
+    assert report.rejected == ()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["onnx", "openvino"])
+def test_servers_without_tensorflow(name, model, pixels, tmp_path):
+    for package in pipeline.PACKAGES[name]:
+        pytest.importorskip(package)
+    report = export(model, tmp_path / "out", formats=(name,), with_heatmap=True, **given(pixels))
+    assert report.rejected == ()
+    assert report.rows[1].agreement == 1.0
+    assert report.rows[1].heatmap_correlation > 0.999
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "weights", "right"),
+    [("resnet20", "resnet20-12fca82f.th", 932), ("resnet32", "resnet32-d509ac18.th", 944)],
+)
+def test_int8_of_real_weights_stays_within_half_a_point(name, weights, right, shared, tmp_path):
+    from keras_resnet.applications import create_model
+    from keras_resnet.data.pipeline import sample_images
+    from keras_resnet.data.sources import load_source
+
+    pytest.importorskip("torch")
+    model = create_model(name, weights=shared / "weights" / weights)
+    data = load_source(f"npz:{shared / 'data' / 'cifar10_subset.npz'}")
+    preprocessing = getattr(model, "preprocessing", None) or Preprocessing(
+        32, 32, 3, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), labels=tuple(data.labels)
+    )
+    calibration, classes = sample_images(data.train, preprocessing, 200)
+    report = export(
+        model,
+        tmp_path / name,
+        formats=("saved_model", "float32", "float16", "int8"),
+        preprocessing=preprocessing,
+        calibration=calibration,
+        calibration_labels=classes,
+        parity_images=data.test.images,
+        parity_labels=data.test.labels,
+        with_heatmap=True,
+    )
+    assert report.rejected == ()
+    source, saved, float32, float16, int8 = report.rows
+    assert source.images == 1017
+    assert round(source.top1 * 1017) == right  # as measured in PyTorch
+    for row in (saved, float32):
+        assert row.agreement == 1.0
+        assert row.largest_difference <= 1e-4
+        assert row.heatmap_correlation >= 0.999
+    assert float16.largest_difference <= 1e-2
+    assert float16.agreement >= 0.995
+    assert int8.agreement >= 0.98
+    assert int8.drop_points <= 0.5
+    assert int8.heatmap_correlation >= 0.95

@@ -1,0 +1,127 @@
+import io
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from keras_resnet.data.preprocessing import decode_image, normalize, preprocess
+from keras_resnet.export.saved_model import export_saved_model
+from keras_resnet.export.serving import gradient_heatmaps
+from keras_resnet.prediction import load_predictor
+
+
+@pytest.fixture(scope="module")
+def folder(model, preprocessing, tmp_path_factory):
+    return export_saved_model(model, preprocessing, tmp_path_factory.mktemp("served") / "colours")
+
+
+@pytest.fixture(scope="module")
+def loaded(folder):
+    return tf.saved_model.load(str(folder))
+
+
+@pytest.fixture(scope="module")
+def files(pixels):
+    """Three files of different sizes and kinds."""
+    contents = []
+    for number, (kind, size) in enumerate((("PNG", (16, 16)), ("JPEG", (40, 31)), ("PNG", (9, 25)))):
+        stream = io.BytesIO()
+        Image.fromarray(pixels[0][number]).resize(size).save(stream, kind)
+        contents.append(stream.getvalue())
+    return contents
+
+
+def expected_probabilities(model, preprocessing, images):
+    return tf.nn.softmax(model(normalize(images, preprocessing), training=False)).numpy()
+
+
+# Float32 on both sides, with weights folded on one: 1e-4 is the format's limit, and measured it is below 1e-5.
+SAME = {"rtol": 0, "atol": 1e-4}
+
+
+def test_every_signature_answers_as_the_network(model, preprocessing, pixels, loaded, files):
+    images = pixels[0][:7]
+    expected = expected_probabilities(model, preprocessing, images)
+    answer = loaded.signatures["serving_default"](images=tf.constant(images, tf.float32))
+    np.testing.assert_allclose(answer["probabilities"], expected, **SAME)
+    best = np.argsort(-expected, axis=1)
+    np.testing.assert_allclose(answer["scores"], np.take_along_axis(expected, best, axis=1), **SAME)
+    names = np.array(preprocessing.labels, dtype=object)[best]
+    assert [[label.decode() for label in row] for row in answer["labels"].numpy()] == names.tolist()
+    np.testing.assert_allclose(
+        loaded.signatures["serve_uint8"](images=tf.constant(images))["probabilities"], expected, **SAME
+    )
+    prepared = np.stack([preprocess(decode_image(tf.constant(file), 3), preprocessing) for file in files])
+    expected = tf.nn.softmax(model(prepared)).numpy()
+    answer = loaded.signatures["serve_bytes"](images=tf.constant(files))
+    np.testing.assert_allclose(answer["probabilities"], expected, **SAME)
+
+
+def test_uint8_of_any_size_is_resized_as_in_training(model, preprocessing, loaded):
+    images = np.random.default_rng(0).integers(0, 256, (2, 50, 33, 3), np.uint8)
+    expected = tf.nn.softmax(model(preprocess(images, preprocessing))).numpy()
+    answer = loaded.signatures["serve_uint8"](images=tf.constant(images))
+    np.testing.assert_allclose(answer["probabilities"], expected, **SAME)
+
+
+def test_the_heat_map_is_grad_cam_of_the_class_asked_for(model, preprocessing, loaded, files):
+    prepared = np.stack([preprocess(decode_image(tf.constant(file), 3), preprocessing) for file in files])
+    shown = loaded.signatures["explain_bytes"](images=tf.constant(files))["heatmap"].numpy()
+    for own, reference in zip(shown, gradient_heatmaps(model, prepared), strict=True):
+        assert np.corrcoef(own.ravel(), reference.ravel())[0, 1] > 0.999
+    other = loaded.signatures["explain_class_bytes"](images=tf.constant(files), target=tf.constant([2, 2, 2]))
+    reference = gradient_heatmaps(model, prepared, np.array([2, 2, 2]))
+    # Grad-CAM averages the gradient over positions: its map is the summands divided by their number.
+    np.testing.assert_allclose(other["heatmap"], reference * reference[0].size, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("shape", [(2, 15, 16, 3), (2, 16, 16, 1), (1, 3, 16, 16)])
+def test_a_wrong_shape_raises_instead_of_answering(loaded, shape):
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"batch, 16, 16, 3"):
+        loaded.signatures["serving_default"](images=tf.zeros(shape))
+
+
+def test_wrong_channels_targets_and_files_raise(loaded, files):
+    with pytest.raises(tf.errors.InvalidArgumentError, match="any height"):
+        loaded.signatures["serve_uint8"](images=tf.zeros((1, 20, 20, 4), tf.uint8))
+    for target in ([0], [0, 1, 3]):
+        with pytest.raises(tf.errors.InvalidArgumentError, match="one class a file"):
+            loaded.signatures["explain_class_bytes"](images=tf.constant(files), target=tf.constant(target))
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        loaded.signatures["serve_bytes"](images=tf.constant([b"no image"]))
+
+
+def test_runs_with_tensorflow_alone(folder, pixels, loaded):
+    program = (
+        "import sys; sys.modules['keras'] = None\n"
+        "import tensorflow as tf\n"
+        f"loaded = tf.saved_model.load({str(folder)!r})\n"
+        "print(sorted(loaded.signatures), loaded.signatures['serving_default'](images=tf.zeros([2, 16, 16, 3])).keys())"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    for name in ("serving_default", "serve_uint8", "serve_bytes", "explain_bytes", "probabilities", "scores"):
+        assert name in done.stdout
+
+
+def test_weights_are_stored_once(model, folder):
+    weights = 4 * model.count_params()
+    stored = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    # What the graph itself takes: five signatures and the decoding of five image formats, whatever the network.
+    assert stored < weights + 400_000
+
+
+def test_the_recorded_preprocessing_must_not_be_contradicted(folder, tmp_path, preprocessing):
+    import dataclasses
+    import shutil
+
+    from keras_resnet.errors import UserError
+    from keras_resnet.storage import write_json
+
+    copy = tmp_path / "colours"
+    shutil.copytree(folder.parent, copy)
+    write_json(copy / "preprocessing.json", dataclasses.replace(preprocessing, mean=(0.1, 0.1, 0.1)).to_dict())
+    with pytest.raises(UserError, match=r"another preprocessing.*mean"):
+        load_predictor(copy)

@@ -1,0 +1,203 @@
+import io
+import json
+import os
+import subprocess
+import zipfile
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+ai_edge_litert = pytest.importorskip("ai_edge_litert.interpreter")
+
+from keras_resnet.data.preprocessing import normalize  # noqa: E402
+from keras_resnet.errors import UserError  # noqa: E402
+from keras_resnet.export.serving import gradient_heatmaps, serving_network  # noqa: E402
+from keras_resnet.export.tflite import VARIANTS, convert  # noqa: E402
+from keras_resnet.export.tflite_metadata import add_metadata, read_operators  # noqa: E402
+from keras_resnet.prediction import load_predictor  # noqa: E402
+
+# How far a probability may be from float32's: rounding; half-precision weights; 8-bit weights; 8 bits everywhere.
+LARGEST_DIFFERENCE = {"float32": 1e-4, "float16": 1e-2, "dynamic": 0.1, "int8": 0.15, "int16x8": 0.1}
+
+
+@pytest.fixture(scope="module")
+def network(model, preprocessing):
+    return serving_network(model, preprocessing)
+
+
+@pytest.fixture(scope="module")
+def calibration(pixels):
+    return pixels[0][:30].astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def int8(network, calibration, preprocessing):
+    return add_metadata(
+        convert(network, "int8", calibration=calibration), preprocessing, preprocessing.labels, name="colours"
+    )
+
+
+def interpreter_of(contents):
+    interpreter = ai_edge_litert.Interpreter(model_content=contents)
+    interpreter.allocate_tensors()
+    return interpreter
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_variant_answers_as_the_network(variant, network, model, preprocessing, pixels, calibration, tmp_path):
+    contents = convert(network, variant, calibration=calibration)
+    path = tmp_path / f"{variant}.tflite"
+    path.write_bytes(add_metadata(contents, preprocessing, preprocessing.labels, name="colours"))
+    images = pixels[0][:40].astype(np.float32)
+    expected = tf.nn.softmax(model(normalize(images, preprocessing))).numpy()
+
+    predictor = load_predictor(path)
+    found = predictor.predict(images)
+
+    assert predictor.preprocessing == preprocessing
+    assert np.abs(found - expected).max() <= LARGEST_DIFFERENCE[variant]
+    assert (found.argmax(axis=1) == expected.argmax(axis=1)).mean() >= 0.97
+    operators = read_operators(contents)
+    assert not any(name.startswith("Flex") for name in operators)
+    # Batch norms are in the convolutions, the normalisation is one subtraction.
+    assert operators["CONV_2D"] == 7
+    assert operators["SUB"] == 1
+    assert "MUL" not in operators
+
+
+def test_the_app_feeds_pixels_as_they_are(int8):
+    (inputs,) = interpreter_of(int8).get_input_details()
+    assert inputs["dtype"] == np.uint8
+    assert inputs["quantization"] == (1.0, 0)
+
+
+@pytest.mark.parametrize(("io_type", "dtype"), [("int8", np.int8), ("float32", np.float32)])
+def test_int8_speaks_other_types_by_choice(network, calibration, io_type, dtype):
+    interpreter = interpreter_of(convert(network, "int8", calibration=calibration, io_type=io_type))
+    details = interpreter.get_input_details() + interpreter.get_output_details()
+    assert {entry["dtype"] for entry in details} == {dtype}
+
+
+@pytest.mark.parametrize("batch", [4, None])
+def test_batches_fixed_and_open(network, model, preprocessing, pixels, batch, tmp_path):
+    contents = add_metadata(convert(network, "float32", batch=batch), preprocessing, preprocessing.labels, name="x")
+    (inputs,) = interpreter_of(contents).get_input_details()
+    assert inputs["shape_signature"][0] == (batch or -1)
+    (tmp_path / "x.tflite").write_bytes(contents)
+    images = pixels[0][:6].astype(np.float32)  # not a multiple of four
+    expected = tf.nn.softmax(model(normalize(images, preprocessing))).numpy()
+    np.testing.assert_allclose(load_predictor(tmp_path / "x.tflite").predict(images), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize(("variant", "least"), [("float32", 0.999), ("int8", 0.95)])
+def test_the_heat_map_is_grad_cam_of_the_original(variant, least, model, preprocessing, pixels, calibration):
+    network = serving_network(model, preprocessing, heatmap="input")
+    serve = interpreter_of(convert(network, variant, calibration=calibration)).get_signature_runner("serving_default")
+    images = pixels[0][:20]
+    normalized = np.asarray(normalize(images, preprocessing))
+    for target, reference in ((-1, gradient_heatmaps(model, normalized)), (1, None)):
+        if reference is None:
+            reference = gradient_heatmaps(model, normalized, np.full(len(images), target))
+        found = []
+        for image, expected in zip(images, reference, strict=True):
+            given = image[np.newaxis].astype(serve.get_input_details()["images"]["dtype"])
+            own = serve(images=given, target=np.array([target], np.int32))["heatmap"][0].astype(np.float64)
+            if expected.std() > 1e-6 * max(1.0, expected.max()) and own.std() > 0:
+                found.append(np.corrcoef(own.ravel(), expected.ravel())[0, 1])
+        assert len(found) >= 5
+        assert np.mean(found) >= least
+
+
+def test_mixed_precision_runs_on_builtin_operators(preprocessing):
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        from keras_resnet.models.resnet import build_model
+
+        mixed = build_model("resnet8", num_classes=3, input_shape=(16, 16, 3))
+    finally:
+        keras.config.set_dtype_policy(before)
+    interpreter = interpreter_of(convert(serving_network(mixed, preprocessing), "float32"))
+    interpreter.set_tensor(interpreter.get_input_details()[0]["index"], np.ones((1, 16, 16, 3), np.float32))
+    interpreter.invoke()
+    assert np.isfinite(interpreter.get_tensor(interpreter.get_output_details()[0]["index"])).all()
+
+
+def test_an_operator_that_needs_flex_is_named(preprocessing):
+    inputs = keras.Input((16, 16, 3))
+    x = keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(4, 3)(inputs))
+    x = keras.ops.erfinv(x)
+    network = serving_network(keras.Model(inputs, keras.layers.Dense(3)(x)), preprocessing)
+    with pytest.raises(UserError, match=r"no builtin operator for .*[Ee]rfinv"):
+        convert(network, "float32")
+
+
+def test_labels_and_preprocessing_lie_where_android_looks(int8, preprocessing):
+    with zipfile.ZipFile(io.BytesIO(int8)) as archive:
+        assert archive.read("labels.txt").decode().split() == list(preprocessing.labels)
+        assert json.loads(archive.read("preprocessing.json")) == preprocessing.to_dict()
+        # Android maps the files in place.
+        assert {entry.compress_type for entry in archive.infolist()} == {zipfile.ZIP_STORED}
+
+
+def test_metadata_changes_nothing_that_runs(network, preprocessing, pixels):
+    plain = convert(network, "float32")
+    described = add_metadata(plain, preprocessing, preprocessing.labels, name="colours")
+    answers = []
+    for contents in (plain, described):
+        interpreter = interpreter_of(contents)
+        interpreter.set_tensor(interpreter.get_input_details()[0]["index"], pixels[0][:1].astype(np.float32))
+        interpreter.invoke()
+        answers.append(interpreter.get_tensor(interpreter.get_output_details()[0]["index"]).copy())
+    np.testing.assert_array_equal(*answers)
+
+
+def test_broken_files_are_refused(tmp_path, preprocessing, int8):
+    with pytest.raises(UserError, match="TFL3"):
+        read_operators(b"")
+    for name, contents in (("empty", b""), ("cut", int8[: len(int8) // 3]), ("noise", os.urandom(2000))):
+        (tmp_path / f"{name}.tflite").write_bytes(contents)
+        (tmp_path / f"{name}.preprocessing.json").write_text(json.dumps(preprocessing.to_dict()))
+        with pytest.raises(UserError, match=name):
+            load_predictor(tmp_path / f"{name}.tflite")
+
+
+def test_wrong_options_are_refused(network):
+    with pytest.raises(UserError, match="Unknown TFLite variant"):
+        convert(network, "int9")
+    with pytest.raises(UserError, match="calibration images"):
+        convert(network, "int8")
+    with pytest.raises(UserError, match="at least 1"):
+        convert(network, "float32", batch=0)
+
+
+@pytest.mark.slow
+def test_mediapipe_reads_the_same_labels(int8, pixels, model, preprocessing, tmp_path):
+    python = os.environ.get("MEDIAPIPE_PYTHON")
+    if not python:
+        pytest.skip("set MEDIAPIPE_PYTHON to the Python of an environment with mediapipe to run this")
+    (tmp_path / "colours.tflite").write_bytes(int8)
+    for number, image in enumerate(pixels[0][:6]):
+        Image.fromarray(image).save(tmp_path / f"{number}.png")
+    program = """
+import sys
+import mediapipe as mp
+from mediapipe.tasks import python
+from mediapipe.tasks.python import vision
+folder = sys.argv[1]
+options = vision.ImageClassifierOptions(python.BaseOptions(model_asset_path=folder + "/colours.tflite"), max_results=1)
+with vision.ImageClassifier.create_from_options(options) as classifier:
+    for number in range(6):
+        found = classifier.classify(mp.Image.create_from_file(f"{folder}/{number}.png"))
+        print("label", found.classifications[0].categories[0].category_name)
+"""
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    done = subprocess.run([python, "-c", program, str(tmp_path)], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr[-2000:]
+    expected = model(normalize(pixels[0][:6], preprocessing)).numpy().argmax(axis=1)
+    assert [line.split()[1] for line in done.stdout.splitlines() if line.startswith("label ")] == [
+        preprocessing.labels[index] for index in expected
+    ]
