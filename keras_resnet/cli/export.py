@@ -43,7 +43,12 @@ def build_parser() -> entry.Parser:
         metavar="FOLDER",
         help="images of the ledger instead; subfolders named as classes label them",
     )
-    parser.add_argument("--quantizer", choices=("converter", "litert"), default="converter", help="of int8 and dynamic")
+    parser.add_argument(
+        "--quantizer",
+        choices=("converter", "litert"),
+        default="converter",
+        help="of int8 and dynamic; litert needs --io-type int8",
+    )
     parser.add_argument("--batch", default="1", metavar="N|dynamic", help="batch of the .tflite files")
     parser.add_argument(
         "--io-type", choices=("uint8", "int8", "float32"), default="uint8", help="input and output of int8"

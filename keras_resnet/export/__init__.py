@@ -1,13 +1,22 @@
 """Trained networks as files for servers and phones, each checked against the network that it came from.
 
-`from keras_resnet.export import export` is the call behind export.py.
+`from keras_resnet.export import export` is the call behind export.py, loaded on first use: it loads TensorFlow.
 """
+
+import importlib
+
+_PUBLIC = {
+    "export": "keras_resnet.export.pipeline",
+    "ExportReport": "keras_resnet.export.pipeline",
+    "FORMATS": "keras_resnet.export.pipeline",
+    "export_saved_model": "keras_resnet.export.saved_model",
+    "fold_batch_norms": "keras_resnet.export.folding",
+}
+
+__all__ = list(_PUBLIC)
 
 
 def __getattr__(name: str):
-    # Loaded on first use: the parts of this package do not need each other's libraries.
-    if name != "export":
+    if name not in _PUBLIC:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from keras_resnet.export.pipeline import export
-
-    return export
+    return getattr(importlib.import_module(_PUBLIC[name]), name)

@@ -29,13 +29,14 @@ def calibration_images(
     """
     if not len(images):
         raise UserError("Calibration needs images, got none.")
-    resized = np.stack([np.asarray(resize_image(image, preprocessing)) for image in images])
-    low, high = float(resized.min()), float(resized.max())
-    if not np.isfinite(resized).all() or low < 0 or high > 255 or (0 < high <= 1):
+    # Looked at before resizing, which cuts off what lies outside 0..255.
+    low, high = (float(extreme([extreme(image) for image in images])) for extreme in (np.min, np.max))
+    if not np.isfinite([low, high]).all() or low < 0 or high > 255 or (0 < high <= 1):
         raise UserError(
             f"Calibration images hold pixels from 0 to 255, got {low:g} to {high:g}: the network normalises them "
             "itself. Give the images as they were before normalisation."
         )
+    resized = np.stack([np.asarray(resize_image(image, preprocessing)) for image in images])
     if (resized.max(axis=(1, 2, 3)) - resized.min(axis=(1, 2, 3))).max() == 0:
         raise UserError("Every calibration image is of one constant colour. Take images of the training data.")
     if len(resized) > 1 and (resized == resized[0]).all():

@@ -44,7 +44,7 @@ from keras_resnet.export.parity import (
 from keras_resnet.export.progress import Progress
 from keras_resnet.export.saved_model import VERSION, write_saved_model
 from keras_resnet.export.serving import check_classifier, classes_of, gradient_heatmaps, serving_network
-from keras_resnet.export.tflite import CALIBRATED, IO_TYPES, QUANTIZERS, VARIANTS, convert
+from keras_resnet.export.tflite import CALIBRATED, IO_TYPES, QUANTIZERS, VARIANTS, check_quantizer, convert
 from keras_resnet.export.tflite_metadata import add_metadata
 from keras_resnet.storage import atomic_directory, check_writable, save_model, write_json, write_text
 
@@ -254,6 +254,7 @@ def _check_options(formats, heatmap_target, quantizer, batch, io_type, calibrati
     if batch is not None and batch < 1:
         raise UserError(f"The batch must be at least 1, or open, got {batch}.")
     for name in formats:
+        check_quantizer(quantizer, name, io_type, targets=heatmap_target == "input")
         missing = [package for package in PACKAGES.get(name, ()) if importlib.util.find_spec(package) is None]
         if missing:
             raise UserError(f"The format {name} needs {', '.join(missing)}: pip install 'keras-resnet[{name}]'.")

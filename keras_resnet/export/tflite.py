@@ -9,6 +9,7 @@ Reference:
 """
 
 import contextlib
+import io
 import os
 import re
 import tempfile
@@ -45,8 +46,8 @@ def convert(
         batch: Images of a call; None leaves it open.
         io_type: What an int8 file takes and returns: "uint8" (the camera's pixels as they are), "int8" or "float32".
             The other variants speak float32.
-        quantizer: "converter" (TensorFlow's) or "litert" (the package litert-quantizer, without "int16x8" and
-            "float16").
+        quantizer: "converter" (TensorFlow's) or "litert" (the package litert-quantizer, for "dynamic" and for "int8"
+            with io type "int8").
         progress: Called after each calibration image.
 
     Returns:
@@ -68,6 +69,7 @@ def convert(
     if variant in CALIBRATED and calibration is None:
         raise UserError(f"{variant} needs calibration images: give --calibration and a data set.")
     if quantizer == "litert" and variant in ("dynamic", "int8"):
+        check_quantizer(quantizer, variant, io_type, targets=len(network.inputs) > 1)
         plain = convert(network, "float32", batch=batch)
         return _quantize_with_litert(plain, variant, calibration, progress)
 
@@ -97,6 +99,16 @@ def convert(
                 return converter.convert()
             except Exception as error:  # ConverterError, ValueError, RuntimeError: by the stage that fails
                 raise _conversion_error(error, variant) from error
+
+
+def check_quantizer(quantizer: str, variant: str, io_type: str, *, targets: bool = False) -> None:
+    """Raises the UserError for what the quantizer "litert" cannot write."""
+    if quantizer != "litert" or variant != "int8":
+        return
+    if io_type != "int8":
+        raise UserError(f"The quantizer 'litert' writes int8 input and output only, got io type {io_type!r}. Say int8.")
+    if targets:
+        raise UserError("The quantizer 'litert' takes one input: explain the top class, or use the converter.")
 
 
 def _write_graph(network: keras.Model, batch: int | None, folder: str) -> None:
@@ -157,16 +169,22 @@ def _quantize_with_litert(plain: bytes, variant: str, calibration, progress: Cal
             raise UserError(
                 "The quantizer 'litert' needs the package litert-quantizer: pip install litert-quantizer."
             ) from None
-    if variant == "dynamic":
-        return bytes(litert.Quantizer(bytearray(plain), recipe.dynamic_wi8_afp32()).quantize().quantized_model)
-    chosen = litert.Quantizer(bytearray(plain), recipe.static_wi8_ai8())
-    images = calibration.copy()
-    images[0, 0, 0], images[0, -1, -1] = 0.0, 255.0
-    samples = {"serving_default": [{"images": image[np.newaxis].astype(np.float32)} for image in images]}
-    ranges = chosen.calibrate(samples)
-    for _ in images:
-        progress()
-    return bytes(chosen.quantize(ranges).quantized_model)
+    with contextlib.redirect_stdout(io.StringIO()), _quiet():  # it prints a report of its own
+        if variant == "dynamic":
+            return bytes(litert.Quantizer(bytearray(plain), recipe.dynamic_wi8_afp32()).quantize().quantized_model)
+        chosen = litert.Quantizer(bytearray(plain), recipe.static_wi8_ai8())
+        images = calibration.astype(np.float32)
+        images[0, 0, 0], images[0, -1, -1] = 0.0, 255.0
+        ranges: dict = {}
+        for image in images:
+            # One image a call, because over several it takes a moving average of their ranges, which cuts the extremes.
+            found = chosen.calibrate({"serving_default": [{"images": image[np.newaxis]}]})
+            for tensor, values in found.items():
+                seen = ranges.setdefault(tensor, dict(values))
+                seen["min"] = np.minimum(seen["min"], values["min"])
+                seen["max"] = np.maximum(seen["max"], values["max"])
+            progress()
+        return bytes(chosen.quantize(ranges).quantized_model)
 
 
 def _conversion_error(error: Exception, variant: str) -> UserError:

@@ -12,6 +12,7 @@ import zipfile
 from typing import Any
 
 import flatbuffers
+import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 from keras_resnet.data.preprocessing import Preprocessing
@@ -39,6 +40,11 @@ def add_metadata(contents: bytes, preprocessing: Preprocessing, labels: tuple[st
         The file with metadata, `labels.txt` and `preprocessing.json`.
     """
     model = schema.ModelT.InitFromPackedBuf(contents, 0)
+    for buffer in model.buffers:
+        # Some writers put the constants behind the FlatBuffer; packed anew, they would be sought in the wrong place.
+        if buffer.offset > 1:
+            buffer.data = np.frombuffer(contents, np.uint8, buffer.size, buffer.offset)
+            buffer.offset = buffer.size = 0
     graph = model.subgraphs[0]
     inputs = [_tensor_name(graph, index) for index in graph.inputs]
     outputs = [_tensor_name(graph, index) for index in graph.outputs]

@@ -165,6 +165,19 @@ def test_broken_files_are_refused(tmp_path, preprocessing, int8):
             load_predictor(tmp_path / f"{name}.tflite")
 
 
+def test_the_other_quantizer(network, preprocessing, pixels, model, calibration, tmp_path):
+    pytest.importorskip("litert_quantizer")
+    images = pixels[0][:40].astype(np.float32)
+    expected = tf.nn.softmax(model(normalize(images, preprocessing))).numpy()
+    for variant in ("dynamic", "int8"):
+        contents = convert(network, variant, calibration=calibration, quantizer="litert", io_type="int8")
+        (tmp_path / "x.tflite").write_bytes(add_metadata(contents, preprocessing, preprocessing.labels, name="x"))
+        found = load_predictor(tmp_path / "x.tflite").predict(images)
+        assert np.abs(found - expected).max() <= LARGEST_DIFFERENCE[variant]
+    with pytest.raises(UserError, match="int8 input and output only"):
+        convert(network, "int8", calibration=calibration, quantizer="litert")
+
+
 def test_wrong_options_are_refused(network):
     with pytest.raises(UserError, match="Unknown TFLite variant"):
         convert(network, "int9")
