@@ -342,8 +342,8 @@ img {{ display: block; border-radius: 3px; }}
 .bar {{ display: flex; gap: 8px; align-items: center; font-size: 12px; color: var(--faint); margin: 8px 0; }}
 .none, .note {{ color: var(--faint); font-size: 13px; }}
 .scroll {{ overflow-x: auto; }}
-table {{ border-collapse: collapse; font-size: 13px; white-space: nowrap; }}
-th, td {{ text-align: right; padding: 4px 7px; border-bottom: 1px solid var(--line); font-weight: 400; }}
+table {{ border-collapse: collapse; font-size: 12px; white-space: nowrap; }}
+th, td {{ text-align: right; padding: 4px 5px; border-bottom: 1px solid var(--line); font-weight: 400; }}
 thead th {{ color: var(--faint); }}
 tr > th:first-child {{ text-align: left; }}
 td.best {{ font-weight: 700; }}
