@@ -43,7 +43,7 @@ from keras_resnet.export.parity import (
 )
 from keras_resnet.export.progress import Progress
 from keras_resnet.export.saved_model import VERSION, write_saved_model
-from keras_resnet.export.serving import check_classifier, classes_of, gradient_heatmaps, serving_network
+from keras_resnet.export.serving import check_classifier, classes_of, explained_scores, serving_network
 from keras_resnet.export.tflite import CALIBRATED, IO_TYPES, QUANTIZERS, VARIANTS, check_quantizer, convert
 from keras_resnet.export.tflite_metadata import add_metadata
 from keras_resnet.storage import atomic_directory, check_writable, save_model, write_json, write_text
@@ -198,7 +198,7 @@ def export(
                 row = _ledger_row(
                     name, path, pixels, labels, answers, heatmaps, folder, batch, seconds_per_format, progress
                 )
-                progress.end()
+                progress.end(row.images)
                 if row.beyond:
                     row = dataclasses.replace(row, kept=allow_drop)
                     if not allow_drop:
@@ -296,13 +296,17 @@ def _run_source(source, preprocessing, pixels, labels, head, with_heatmap, path,
         scores = source(normalize(images, preprocessing), training=False)
         return scores if head.is_softmax else tf.nn.softmax(scores)
 
+    # With heat maps one pass gives both; the plain call is what is timed.
+    explained = explained_scores(source) if with_heatmap else None
     answers, heatmaps = [], []
     for start in range(0, len(pixels), 32):
         chunk = pixels[start : start + 32]
-        answers.append(call(tf.constant(chunk)).numpy())
-        if with_heatmap:
-            normalized = np.asarray(normalize(chunk, preprocessing))
-            heatmaps.append(gradient_heatmaps(source, normalized))
+        if explained is None:
+            answers.append(call(tf.constant(chunk)).numpy())
+        else:
+            scores, maps = explained(normalize(chunk, preprocessing))
+            answers.append((scores if head.is_softmax else tf.nn.softmax(scores)).numpy())
+            heatmaps.append(maps.numpy())
         progress.step(len(chunk))
     latencies = []
     one = tf.constant(pixels[:1])

@@ -27,9 +27,9 @@ class Progress:
         if time.monotonic() - self._drawn > 0.2:
             self._draw()
 
-    def end(self) -> None:
-        """Finishes the stage."""
-        self.done = self.total
+    def end(self, done: int | None = None) -> None:
+        """Finishes the stage, with `done` of its steps where it was cut short."""
+        self.done = self.total if done is None else done
         if self.show:
             end = "\n"
             start = "\r" if sys.stderr.isatty() else ""

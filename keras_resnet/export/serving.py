@@ -182,18 +182,33 @@ def gradient_heatmaps(model: keras.Model, images: np.ndarray, target: np.ndarray
     Reference:
         Selvaraju et al. 2017, arXiv:1610.02391, equations 1 and 2.
     """
+    return explained_scores(model)(images, target)[1].numpy()
+
+
+def explained_scores(model: keras.Model):
+    """Returns a function of (images, target or None) to (the model's scores, Grad-CAM by gradients), both tensors."""
     head = _head(model)
+    pooling, dense = model.get_layer(head.pooling), model.get_layer(head.dense)
     with deep_graphs():
-        both = keras.Model(model.inputs, [model.get_layer(head.pooling).input, model.outputs[0]])
-    with tf.GradientTape() as tape:
-        features, scores = both(tf.constant(images, tf.float32), training=False)
-        tape.watch(features)
-        classes = tf.argmax(scores, axis=-1) if target is None else tf.constant(target, tf.int64)
-        after = model.get_layer(head.dense)(model.get_layer(head.pooling)(features))
-        chosen = tf.gather(after, classes, batch_dims=1)
-    gradient = tape.gradient(chosen, features)
-    weights = tf.reduce_mean(gradient, axis=(1, 2), keepdims=True)
-    return tf.nn.relu(tf.reduce_sum(weights * features, axis=-1)).numpy()
+        both = keras.Model(model.inputs, [pooling.input, model.outputs[0]])
+
+    @tf.function(reduce_retracing=True)
+    def run(images, classes):
+        features, scores = both(images, training=False)
+        classes = tf.where(classes < 0, tf.argmax(scores, axis=-1), classes)
+        # The gradient is that of the head; what lies before the features need not be remembered.
+        with tf.GradientTape() as tape:
+            tape.watch(features)
+            chosen = tf.gather(dense(pooling(features)), classes, batch_dims=1)
+        weights = tf.reduce_mean(tape.gradient(chosen, features), axis=(1, 2), keepdims=True)
+        return scores, tf.nn.relu(tf.reduce_sum(weights * features, axis=-1))
+
+    def with_target(images, target=None):
+        images = tf.convert_to_tensor(images, tf.float32)
+        classes = tf.fill([len(images)], tf.constant(-1, tf.int64)) if target is None else tf.constant(target, tf.int64)
+        return run(images, classes)
+
+    return with_target
 
 
 def _head(model: keras.Model) -> Head:
