@@ -9,8 +9,9 @@ from pathlib import Path
 
 from keras_resnet import provenance
 from keras_resnet.cli import entry
+from keras_resnet.cli.examples import dataset_name, load_examples
 from keras_resnet.errors import UserError
-from keras_resnet.storage import append_row, check_writable, read_json, write_text
+from keras_resnet.storage import append_row, check_writable, write_text
 
 MAXIMIZE = "activation_maximization"
 SMOOTHINGS = ("none", "flips", "flips+scales")
@@ -287,25 +288,14 @@ def _maximize(arguments, artifact, target) -> dict:
 
 def _examples(arguments, artifact):
     """The data set's split that --dataset or the run names, and its name."""
-    from keras_resnet.data.sources import load_source
-
-    recipe = Path(arguments.model) / "recipe.json"
-    settings = read_json(recipe).get("settings", {}) if recipe.is_file() else {}
-    name = getattr(arguments, "dataset", None) or settings.get("dataset")
-    if name is None:
-        raise UserError(f"{arguments.model} is no run directory, so --dataset must say which examples to take.")
-    same = name == settings.get("dataset")
-    data = load_source(
+    name = dataset_name(arguments, "which examples to take")
+    data = load_examples(
+        arguments,
         name,
-        data_dir=getattr(arguments, "data_dir", None) or (settings.get("data_dir") if same else None),
         image_size=artifact.preprocessing.height,
-        seed=settings.get("seed", 0) if same else arguments.seed,
-        bad_images=settings.get("bad_images", "stop") if same else "skip",
+        labels=artifact.labels,
+        bad_images="skip",
     )
-    if len(data.labels) != len(artifact.labels):
-        raise UserError(
-            f"{name} has {len(data.labels)} classes, the model {len(artifact.labels)}. Give its own data set."
-        )
     return getattr(data, arguments.split), name
 
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from keras_resnet.cli import entry
+from keras_resnet.cli.examples import dataset_name, load_examples
 from keras_resnet.errors import UserError, unknown_name
 from keras_resnet.storage import read_json
 
@@ -78,15 +79,11 @@ def _export(arguments: argparse.Namespace) -> int:
     for flag in ("calibration", "parity"):
         if getattr(arguments, flag) < 1:
             raise UserError(f"--{flag} must be at least 1, got {getattr(arguments, flag)}.")
-    settings = _settings_of_run(Path(arguments.model))
-    dataset = getattr(arguments, "dataset", None) or settings.get("dataset")
     given = getattr(arguments, "parity_images", None)
-    if dataset is None and (given is None or set(formats) & set(CALIBRATED)):
-        raise UserError(
-            f"{arguments.model} is no run directory, so --dataset must say which images to calibrate and compare with."
-        )
-    if dataset is not None:
-        entry.check_data_set(dataset)
+    dataset = None
+    # Images of a folder are enough to compare with, but not to calibrate with.
+    if given is None or set(formats) & set(CALIBRATED) or hasattr(arguments, "dataset"):
+        dataset = dataset_name(arguments, "which images to calibrate and compare with")
     if given is not None and not Path(given).is_dir():
         raise UserError(f"--parity-images must be a folder, got {given!r}.")
     output = Path(getattr(arguments, "output", None) or Path("saved_models") / _name(arguments.model))
@@ -98,7 +95,6 @@ def _export(arguments: argparse.Namespace) -> int:
     require_tensorflow()
     from keras_resnet.data.pipeline import sample_images
     from keras_resnet.data.preprocessing import Preprocessing
-    from keras_resnet.data.sources import load_source
     from keras_resnet.export.pipeline import export
 
     model = _load(arguments)
@@ -108,19 +104,12 @@ def _export(arguments: argparse.Namespace) -> int:
         raise UserError(f"{arguments.model} brings no preprocessing. Give --preprocessing FILE.json.")
     options = {}
     if dataset is not None:
-        same_data = dataset == settings.get("dataset")
-        data = load_source(
+        data = load_examples(
+            arguments,
             dataset,
-            data_dir=getattr(arguments, "data_dir", None) or (settings.get("data_dir") if same_data else None),
             image_size=preprocessing.height,
-            seed=settings.get("seed", 0) if same_data else arguments.seed,
-            bad_images=settings.get("bad_images", "stop") if same_data else "stop",
+            labels=preprocessing.labels or tuple(map(str, range(model.output_shape[-1]))),
         )
-        if preprocessing.labels and tuple(data.labels) != tuple(preprocessing.labels):
-            raise UserError(
-                f"The model's classes ({', '.join(preprocessing.labels[:3])}, …) are not the data set's "
-                f"({', '.join(data.labels[:3])}, …). Name the --dataset it was trained on."
-            )
         if set(formats) & set(CALIBRATED):
             options["calibration"], options["calibration_labels"] = sample_images(
                 data.train, preprocessing, arguments.calibration, arguments.seed
@@ -174,17 +163,6 @@ def _batch(text: str) -> int | None:
     if not re.fullmatch(r"[1-9]\d*", text):
         raise UserError(f"--batch is a whole number of at least 1, or 'dynamic', got {text!r}.")
     return int(text)
-
-
-def _settings_of_run(path: Path) -> dict:
-    recipe = path / "recipe.json"
-    if not recipe.is_file():
-        return {}
-    record = read_json(recipe)
-    settings = record.get("settings") if isinstance(record, dict) else None
-    if not isinstance(settings, dict):
-        raise UserError(f"{recipe} is no run's recipe.")
-    return settings
 
 
 def _name(model: str) -> str:

@@ -144,10 +144,11 @@ class DatasetSpec:
     def has_classes(self, labels: Sequence[str]) -> bool:
         """Whether a model with these class names speaks of this data set's classes, in the same order.
 
-        Arrays that bring no names have their classes numbered: then only their number counts.
+        Where either side has its classes numbered for want of names, only their number counts.
         """
-        unnamed = self.labels == tuple(str(number) for number in range(len(self.labels)))
-        return len(labels) == len(self.labels) and (unnamed or tuple(labels) == self.labels)
+        numbered = tuple(str(number) for number in range(len(self.labels)))
+        labels = tuple(labels)
+        return len(labels) == len(self.labels) and (labels == self.labels or numbered in (labels, self.labels))
 
     def preprocessing(self, **changes: Any) -> "Preprocessing":
         """Builds the data set's default preprocessing.

@@ -285,6 +285,9 @@ def _open_stream(split: StreamSplit, channels: int) -> _Source:
             read, cycle_length=_INTERLEAVED_FILES, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
         )
         buffer_seed = tf.cast(_draw_seeds(seed, epoch, _RECORDS, 1)[0, 0], tf.int64)
+        # `shuffle` mixes its seed with the process's, on which the order must not hang, and trips over a process's
+        # seed of 0. This function is traced into a graph of its own, whose seed this sets and no other.
+        tf.compat.v1.set_random_seed(1)
         return records.shuffle(min(len(split), _SHUFFLE_BUFFER), buffer_seed, reshuffle_each_iteration=False)
 
     def in_sequence() -> tf.data.Dataset:

@@ -206,6 +206,11 @@ def resolve_targets(targets: Any, classes: int, count: int, labels: Sequence[str
     return np.array([_class_number(target, classes, labels) for target in targets], np.int32).reshape(count)
 
 
+def known_targets(targets, logits) -> tf.Tensor:
+    """Puts the predicted class in where a target is `PREDICTED`, inside a compiled function: int32 [N]."""
+    return tf.where(targets == PREDICTED, tf.argmax(logits, axis=-1, output_type=tf.int32), targets)
+
+
 def _class_number(target: Any, classes: int, labels: Sequence[str]) -> int:
     if target is None or target == "predicted":
         return PREDICTED

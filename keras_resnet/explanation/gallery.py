@@ -321,7 +321,7 @@ _PAGE = """<!DOCTYPE html>
 <style>
 :root {{ --ink: #18181c; --faint: #6e6e76; --line: #e2e2e8; --right: #2c7a4b; --wrong: #b3372f; }}
 body {{ font: 15px/1.45 system-ui, sans-serif; color: var(--ink); background: #fafafb; margin: 0 auto;
-  max-width: 1180px; padding: 24px; }}
+  max-width: 1300px; padding: 24px; }}
 h1 {{ font-size: 24px; margin: 0 0 4px; }}
 h2 {{ font-size: 20px; margin: 0; }}
 h3 {{ font-size: 14px; margin: 18px 0 6px; color: var(--faint); font-weight: 600; }}
@@ -342,8 +342,8 @@ img {{ display: block; border-radius: 3px; }}
 .bar {{ display: flex; gap: 8px; align-items: center; font-size: 12px; color: var(--faint); margin: 8px 0; }}
 .none, .note {{ color: var(--faint); font-size: 13px; }}
 .scroll {{ overflow-x: auto; }}
-table {{ border-collapse: collapse; font-size: 13px; white-space: nowrap; }}
-th, td {{ text-align: right; padding: 4px 9px; border-bottom: 1px solid var(--line); font-weight: 400; }}
+table {{ border-collapse: collapse; font-size: 12px; white-space: nowrap; }}
+th, td {{ text-align: right; padding: 4px 5px; border-bottom: 1px solid var(--line); font-weight: 400; }}
 thead th {{ color: var(--faint); }}
 tr > th:first-child {{ text-align: left; }}
 td.best {{ font-weight: 700; }}

@@ -17,7 +17,7 @@ import keras
 import tensorflow as tf
 
 from keras_resnet.errors import UserError
-from keras_resnet.explanation.classifier import PREDICTED, Classifier
+from keras_resnet.explanation.classifier import Classifier, known_targets
 from keras_resnet.explanation.maps import RawMaps
 
 _TARGETS = tf.TensorSpec([None], tf.int32)
@@ -120,7 +120,7 @@ def integrate_gradients(classifier: Classifier, images, targets, *, steps: int =
     def build():
         @tf.function(input_signature=[classifier.images_spec, _TARGETS, tf.TensorSpec([None], tf.float32)])
         def gradients(images, targets, places):
-            targets = _known(targets, classifier.model(images, training=False))
+            targets = known_targets(targets, classifier.model(images, training=False))
             count = tf.shape(places)[0]
             path = places[None, :, None, None, None] * images[:, None]
             path = tf.reshape(path, tf.concat([[-1], tf.shape(images)[1:]], axis=0))
@@ -158,7 +158,7 @@ def _closed_form(classifier: Classifier, images, targets, layer: str, what: str)
         @tf.function(input_signature=[classifier.images_spec, _TARGETS])
         def compute(images, targets):
             features, logits = with_logits(images, training=False)
-            weights = tf.gather(dense.kernel, _known(targets, logits), axis=1)
+            weights = tf.gather(dense.kernel, known_targets(targets, logits), axis=1)
             places = tf.cast(tf.shape(features)[1] * tf.shape(features)[2], tf.float32)
             return _added(features * (tf.transpose(weights) / places)[:, None, None])
 
@@ -178,7 +178,7 @@ def _from_gradients(classifier: Classifier, images, targets, layer: str, key: st
             with tf.GradientTape(watch_accessed_variables=False) as tape:
                 tape.watch(features)
                 logits = tail(_with_map(outputs, features), training=False)
-                score = _score(logits, _known(targets, logits))
+                score = _score(logits, known_targets(targets, logits))
             return _added(combine(features, tape.gradient(score, features)))
 
         return compute
@@ -200,10 +200,6 @@ def _added(contributions):
     """The sum over the channels, and the largest sum of their sizes: what rounding is measured against."""
     sizes = tf.reduce_sum(tf.abs(contributions), axis=-1)
     return tf.reduce_sum(contributions, axis=-1), tf.reduce_max(sizes, axis=(1, 2))
-
-
-def _known(targets, logits):
-    return tf.where(targets == PREDICTED, tf.argmax(logits, axis=-1, output_type=tf.int32), targets)
 
 
 def _score(logits, targets):

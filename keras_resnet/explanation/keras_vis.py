@@ -25,7 +25,7 @@ import tensorflow as tf
 from keras_resnet.explanation.classifier import PREDICTED, Classifier
 from keras_resnet.explanation.maps import RawMaps
 
-# Weight of the mean difference of neighbouring pixels against the class' log probability.
+# Weight of the mean difference of neighbouring pixels against the class' evidence.
 TOTAL_VARIATION = 5e-4
 
 
@@ -85,7 +85,7 @@ def maximize_activation(
     """Draws an image that excites a class; see `methods.maximize_activation`.
 
     Args:
-        model: A flat float32 model that takes pixels 0..255 and returns log probabilities.
+        model: A flat float32 model that takes pixels 0..255 and returns what is to grow for each class.
         target: Class number.
         steps: Steps of gradient ascent.
         seed: Number that the start and the jitter hang on.

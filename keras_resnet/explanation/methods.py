@@ -222,8 +222,10 @@ def maximize_activation(
         scaled = layers.Rescaling(
             [1 / (255 * s) for s in std], [-m / s for m, s in zip(mean, std, strict=True)], name="pixels_to_inputs"
         )(pixels)
-        # Log probabilities, not logits: those of all classes can rise together.
-        return keras.Model(pixels, layers.Activation("log_softmax")(classifier.model(scaled)))
+        # Logits alone may rise together for all classes; log probabilities alone are content with an image in which
+        # nothing speaks for any class, where the head's bias favours this one.
+        logits = classifier.model(scaled)
+        return keras.Model(pixels, layers.Add()([logits, layers.Activation("log_softmax")(logits)]))
 
     key = preprocessing.fingerprint() if preprocessing is not None else None
     image = keras_vis.maximize_activation(

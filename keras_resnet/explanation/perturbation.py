@@ -15,7 +15,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_resnet.explanation.classifier import PREDICTED, Classifier
+from keras_resnet.explanation.classifier import PREDICTED, Classifier, known_targets
 from keras_resnet.explanation.maps import RawMaps, resize_maps
 
 Progress = Callable[[int, int], None]
@@ -110,7 +110,7 @@ def occlusion(
     logits = classifier.keep("occlusion", build)
     images = tf.convert_to_tensor(images, tf.float32)
     everything = classifier.logits(images)
-    targets = _known(targets, everything)
+    targets = known_targets(targets, everything)
     everything = tf.gather(everything, targets, axis=1, batch_dims=1).numpy()
     count, height, width = images.shape[:3]
     patches = _patches(height, width)
@@ -137,12 +137,8 @@ def _forward(classifier: Classifier, images, targets, layer: str):
     outputs = classifier.keep(("trunk", layer), build)(images)
     outputs = list(outputs) if isinstance(outputs, list | tuple) else [outputs]
     if np.any(np.asarray(targets) == PREDICTED):
-        targets = _known(targets, classifier.logits(images))
+        targets = known_targets(targets, classifier.logits(images))
     return images, tf.convert_to_tensor(targets, tf.int32), outputs
-
-
-def _known(targets, logits):
-    return tf.where(targets == PREDICTED, tf.argmax(logits, axis=-1, output_type=tf.int32), targets)
 
 
 def _map_spec(classifier: Classifier, layer: str) -> tf.TensorSpec:

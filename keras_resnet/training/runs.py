@@ -61,8 +61,10 @@ class RunDirectory:
 
 
 def default_name(recipe: Recipe) -> str:
-    """Returns the name of a run that was given none."""
-    return re.sub(r"[^\w.+-]+", "-", f"{recipe.dataset}-{recipe.model}-seed{recipe.seed}")
+    """Returns the name of a run that was given none: a folder or file of data is called by its own name."""
+    source, _, argument = recipe.dataset.partition(":")
+    data = Path(argument).resolve().stem if source in ("folder", "npz") and argument else recipe.dataset
+    return re.sub(r"[^\w.+-]+", "-", f"{data}-{recipe.model}-seed{recipe.seed}")
 
 
 def check_run(run: RunDirectory, served: Path, *, resume: bool, overwrite: bool) -> None:

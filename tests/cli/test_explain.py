@@ -163,7 +163,7 @@ def artifacts(tmp_path_factory):
         ("{run} {artifacts}/empty", "holds no images"),
         ("{run}", "Nothing to explain: give image files or folders, or --score, --gallery or --list"),
         ("{run} --score --dataset shaps", "Unknown data source 'shaps'"),
-        ("{run} --score --dataset digits", "digits has 10 classes, the model 8"),
+        ("{run} --score --dataset digits", "are not the data set's"),
         ("{run} --score --target top3", "--score needs one target an image"),
         ("{run} --gallery --method gradcam,cam", "one method on one layer"),
         ("{run} --method activation_maximization", "name it with --target CLASS"),

@@ -157,6 +157,16 @@ def test_every_epoch_of_records_has_its_own_order_and_no_example_twice(data_dir)
     assert np.rint(images[:, 0, 0, 0] * 255).astype(int).tolist() != orders[0]
 
 
+def test_the_order_of_records_does_not_hang_on_the_processes_seed(data_dir):
+    split = load_source("tfds:uneven_blocks", data_dir=data_dir).train
+    streams = []
+    for process_seed in (0, 7):
+        tf.random.set_seed(process_seed)
+        batches = training_batches(split, tfds_settings(), batch_size=8, seed=5, epochs=1)
+        streams.append(list(batches.as_numpy_iterator()))
+    tf.nest.map_structure(np.testing.assert_array_equal, *streams)
+
+
 def test_a_sample_of_records_is_even_and_holds_the_images_of_its_labels(data_dir):
     split = load_source("tfds:uneven_blocks", data_dir=data_dir).train
     images, labels = sample_images(split, tfds_settings(), 10)
