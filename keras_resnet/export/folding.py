@@ -32,6 +32,9 @@ def fold_batch_norms(model: keras.Model) -> keras.Model:
     A normalisation folds when nothing else reads what lies between it and its convolution: one consumer, no activation,
     not an output of the model. Both must be called once, because shared weights cannot hold two foldings.
 
+    A strided shortcut, a max pooling of one pixel, becomes a depthwise convolution of one pixel, which gives the same:
+    TFLite's fast kernels (XNNPACK) know no such pooling, and handing the work over and back costs more than doing it.
+
     Args:
         model: A functional or Sequential model; models nested in it are rewritten as well. It is left as it is.
 
@@ -52,7 +55,7 @@ def fold_batch_norms(model: keras.Model) -> keras.Model:
             return type(layer).from_config({**layer.get_config(), "use_bias": True})
         if isinstance(layer, keras.Model):
             return fold_batch_norms(layer)
-        return _copy(layer)
+        return _strided_identity(layer) if _only_strides(layer) else _copy(layer)
 
     def call(layer, *args, **kwargs):
         return args[0] if layer in folded else layer(*args, **kwargs)
@@ -60,7 +63,7 @@ def fold_batch_norms(model: keras.Model) -> keras.Model:
     def set_weights(old, new):
         if old in plans:
             new.set_weights(plans[old].folded_weights(old))
-        elif old not in folded and not isinstance(old, keras.Model):
+        elif old not in folded and not isinstance(old, keras.Model) and not _only_strides(old):
             new.set_weights(old.get_weights())
 
     return _rewrite(model, clone, call, set_weights)
@@ -127,7 +130,10 @@ def fold_pixels(
         x = keras.ops.flip(images, axis=-1) if reverse_channels else images
         x = (x - mean.astype(np.float32)) * (1 / std).astype(np.float32)
     else:
-        x = _subtract(images, (mean[::-1] if reverse_channels else mean).astype(np.float32))
+        mean = (mean[::-1] if reverse_channels else mean).astype(np.float32)
+        width = images.shape[2]
+        # For a whole row of pixels: broadcasting three numbers is slow everywhere.
+        x = images - (mean if width is None else np.tile(mean, (width, 1)))
 
     def set_weights(old, new):
         weights = old.get_weights()
@@ -258,6 +264,27 @@ def _copy(layer):
     return type(layer).from_config(layer.get_config())
 
 
+def _only_strides(layer) -> bool:
+    """Whether a layer does nothing but leave pixels out."""
+    return (
+        type(layer) is layers.MaxPooling2D
+        and tuple(layer.pool_size) == (1, 1)
+        and layer.strides[0] == layer.strides[1] > 1
+    )
+
+
+def _strided_identity(pool):
+    return layers.DepthwiseConv2D(
+        1,
+        strides=pool.strides,
+        use_bias=False,
+        depthwise_initializer="ones",
+        data_format=pool.data_format,
+        dtype=pool.dtype_policy,
+        name=pool.name,
+    )
+
+
 def _in_float32(config: Any) -> Any:
     """A layer's configuration with every dtype policy in it, also those of wrapped layers, set to float32."""
     if isinstance(config, dict):
@@ -275,15 +302,6 @@ def _names_float(dtype: Any) -> bool:
 
 def _is_float(value) -> bool:
     return "float" in str(value.dtype)
-
-
-def _subtract(images, mean: np.ndarray):
-    """images − mean of each channel, a whole row of pixels at a time: broadcasting three numbers is slow everywhere."""
-    _, height, width, channels = images.shape
-    if height is None or width is None:
-        return images - mean
-    rows = keras.ops.reshape(images, (-1, height, width * channels)) - np.tile(mean, width)
-    return keras.ops.reshape(rows, (-1, height, width, channels))
 
 
 def _first_convolution(model):

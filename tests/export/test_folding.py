@@ -129,6 +129,18 @@ def test_shared_layers_and_outputs_between_stay():
         np.testing.assert_allclose(expected, got, rtol=TOLERANCE, atol=1e-5)
 
 
+@pytest.mark.parametrize("data_format", ["channels_last", "channels_first"])
+def test_strided_shortcuts_stay_the_same_to_the_last_bit(data_format):
+    images = keras.Input((9, 12, 5))
+    x = layers.MaxPooling2D(1, strides=2, data_format=data_format)(images)
+    model = keras.Model(images, layers.MaxPooling2D(2, data_format=data_format)(x))
+
+    folded = fold_batch_norms(model)
+
+    assert [type(layer).__name__ for layer in folded.layers[1:]] == ["DepthwiseConv2D", "MaxPooling2D"]
+    assert_same_outputs(model, folded, images_for(model), tolerance=0)
+
+
 def test_folds_inside_nested_and_sequential_models():
     inner = keras.Sequential([keras.Input((8, 8, 4)), layers.Conv2D(4, 3), layers.BatchNormalization()])
     model = small(lambda x: layers.GlobalAveragePooling2D()(inner(x)))
