@@ -1,6 +1,7 @@
 """The parity ledger: the source network and every artifact on the same images, and the limits of each format.
 
-An artifact is run by the runtime that its users have, in a process of its own without Keras (`runner.py`).
+An artifact is run by the runtime that its users have, in a process of its own without Keras (`runner.py`). The source
+is timed there as well, with Keras.
 """
 
 import contextlib
@@ -49,7 +50,7 @@ LIMITS = {
     "int16x8": Limit(0.99, None, 0.5, 0.95),
     "int8": Limit(0.98, None, 1.0, 0.95),
 }
-KINDS = {"saved_model": "saved_model", "onnx": "onnx", "openvino": "openvino"}
+KINDS = {"source": "source", "saved_model": "saved_model", "onnx": "onnx", "openvino": "openvino"}
 
 
 @dataclass(frozen=True)
@@ -217,7 +218,7 @@ def run_artifact(
     """Runs an artifact in a process of its own.
 
     Args:
-        name: The format.
+        name: The format; "source" for the source network.
         path: The artifact.
         images: uint8 [images, height, width, channels], at the network's size.
         threads: How many threads the runtime gets.
@@ -258,7 +259,7 @@ def run_artifact(
                 stdout=subprocess.PIPE,
                 stderr=errors,
                 text=True,
-                env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
+                env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
             )
             try:
                 for line in process.stdout:

@@ -329,7 +329,7 @@ def _run_source(source, preprocessing, pixels, labels, head, with_heatmap, path,
         scores = source(normalize(images, preprocessing), training=False)
         return scores if head.is_softmax else tf.nn.softmax(scores)
 
-    # With heat maps one pass gives both; the plain call is what is timed.
+    # With heat maps one pass gives both.
     explained = explained_scores(source) if with_heatmap else None
     answers, heatmaps = [], []
     for start in range(0, len(pixels), 32):
@@ -341,13 +341,7 @@ def _run_source(source, preprocessing, pixels, labels, head, with_heatmap, path,
             answers.append((scores if head.is_softmax else tf.nn.softmax(scores)).numpy())
             heatmaps.append(maps.numpy())
         progress.step(len(chunk))
-    latencies = []
-    one = tf.constant(pixels[:1])
-    for turn in range(23):
-        began = time.perf_counter()
-        call(one).numpy()
-        if turn >= 3:
-            latencies.append(time.perf_counter() - began)
+    timed, latency = _run("source", path, pixels, count=0)
     probabilities = np.concatenate(answers)
     row = Row(
         name="source",
@@ -355,7 +349,8 @@ def _run_source(source, preprocessing, pixels, labels, head, with_heatmap, path,
         images=len(pixels),
         top1=None if labels is None else float((probabilities.argmax(axis=1) == labels).mean()),
         bytes=size_of(path),
-        latency_ms={_threads(os.cpu_count() or 1): milliseconds(np.array(latencies))},
+        latency_ms=latency,
+        peak_memory_bytes=int(timed["peak_bytes"]) or None,
     )
     return probabilities, np.concatenate(heatmaps) if heatmaps else None, row
 
@@ -363,29 +358,16 @@ def _run_source(source, preprocessing, pixels, labels, head, with_heatmap, path,
 def _ledger_row(name, path, pixels, labels, answers, heatmaps, folder, batch, seconds, progress) -> Row:
     is_tflite = name in VARIANTS
     static = (batch or 1) if is_tflite else 1
-    cores = os.cpu_count() or 1
-    # A large batch only where the runtime gains by it.
-    size = static if is_tflite else 16
-    found = run_artifact(
+    found, latency = _run(
         name,
         path,
         pixels,
-        threads=cores,
-        batch=size,
+        # A large batch only where the runtime gains by it.
+        batch=static if is_tflite else 16,
         static_batch=static,
-        # A format without fast kernels may take seconds a call.
-        repeats=5 if name == "int16x8" else 20,
-        warmup=1 if name == "int16x8" else 3,
         seconds=seconds,
         progress=lambda done: progress.step(done - progress.done),
     )
-    latency = {_threads(cores): milliseconds(found["latencies"])}
-    if cores > 1:
-        single = run_artifact(
-            name, path, pixels, threads=1, count=0, static_batch=static,
-            repeats=3 if name == "int16x8" else 15, warmup=1 if name == "int16x8" else 3, batch=size,
-        )  # fmt: skip
-        latency = {_threads(1): milliseconds(single["latencies"]), **latency}
     seen = len(found["probabilities"])
     compared = compare(
         name,
@@ -406,6 +388,20 @@ def _ledger_row(name, path, pixels, labels, answers, heatmaps, folder, batch, se
         peak_memory_bytes=int(found["peak_bytes"]) or None,
         **compared,
     )
+
+
+def _run(name, path, pixels, **options) -> tuple[dict[str, np.ndarray], dict[str, dict[str, float]]]:
+    """What `run_artifact` finds on all cores, and its latency on one thread and on all."""
+    cores = os.cpu_count() or 1
+    # A format without fast kernels may take seconds a call.
+    slow = name == "int16x8"
+    options.update(repeats=5 if slow else 20, warmup=1 if slow else 3)
+    found = run_artifact(name, path, pixels, threads=cores, **options)
+    latency = {_threads(cores): milliseconds(found["latencies"])}
+    if cores > 1:
+        single = run_artifact(name, path, pixels, threads=1, **{**options, "count": 0})
+        latency = {_threads(1): milliseconds(single["latencies"]), **latency}
+    return found, latency
 
 
 def _threads(count: int) -> str:

@@ -1,7 +1,8 @@
 """Runs one artifact by its users' runtime, in a process of its own: `python runner.py REQUEST.json`.
 
-This file imports nothing of the project, and Keras is made impossible to import: what answers here answers wherever the
-runtime alone is installed. The process also gives peak memory a meaning, and threads a number.
+For an artifact this file imports nothing of the project, and Keras is made impossible to import: what answers here
+answers wherever the runtime alone is installed. The source network is run by Keras. The process also gives peak memory
+a meaning, and threads a number.
 
 The request: kind, path, images (an .npy file of uint8 images at the network's size), answers (the .npz file to write),
 threads, repeats (timed calls of batch 1), warmup, seconds (after which no further images are begun), batch. Lines
@@ -15,11 +16,22 @@ import time
 import numpy as np
 
 
-def open_saved_model(path, threads):
-    import tensorflow as tf
+def open_source(path, threads):
+    tf = tensorflow_with(threads)
+    from keras_resnet.data.preprocessing import normalize
+    from keras_resnet.storage import load_model
 
-    tf.config.threading.set_intra_op_parallelism_threads(threads)
-    tf.config.threading.set_inter_op_parallelism_threads(1 if threads == 1 else 2)
+    model, preprocessing = load_model(path)
+
+    @tf.function(reduce_retracing=True)
+    def answer(images):
+        return model(normalize(images, preprocessing), training=False)
+
+    return lambda images: {"scores": answer(tf.constant(images)).numpy()}
+
+
+def open_saved_model(path, threads):
+    tf = tensorflow_with(threads)
     loaded = tf.saved_model.load(path)
     serve = loaded.signatures["serving_default"]
 
@@ -85,6 +97,14 @@ def open_openvino(path, threads):
     return run
 
 
+def tensorflow_with(threads):
+    import tensorflow as tf
+
+    tf.config.threading.set_intra_op_parallelism_threads(threads)
+    tf.config.threading.set_inter_op_parallelism_threads(1 if threads == 1 else 2)
+    return tf
+
+
 def by_rank(outputs):
     """Names outputs by their shape where a format loses the names: (batch, classes) and (batch, rows, columns)."""
     return {"probabilities" if value.ndim == 2 else "heatmap": np.asarray(value) for value in outputs.values()}
@@ -116,12 +136,20 @@ def peak_memory():
         return 0
 
 
-OPENERS = {"saved_model": open_saved_model, "tflite": open_tflite, "onnx": open_onnx, "openvino": open_openvino}
+OPENERS = {
+    "source": open_source,
+    "saved_model": open_saved_model,
+    "tflite": open_tflite,
+    "onnx": open_onnx,
+    "openvino": open_openvino,
+}
 
 
 def main(request_path):
     with open(request_path, encoding="utf-8") as file:
         request = json.load(file)
+    if request["kind"] != "source":
+        sys.modules["keras"] = None  # an import of Keras from here on raises
     run = OPENERS[request["kind"]](request["path"], request["threads"])
     images = np.load(request["images"])
     batch = request["batch"]
@@ -153,6 +181,5 @@ def main(request_path):
 
 
 if __name__ == "__main__":
-    sys.modules["keras"] = None  # an import of Keras from here on raises
     sys.path = sys.path[1:]  # this folder's modules are not for import by name
     main(sys.argv[1])
