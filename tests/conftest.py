@@ -1,5 +1,13 @@
+import os
+
 import numpy as np
 import pytest
+
+
+@pytest.fixture
+def one_core(monkeypatch):
+    """For exports whose ledger is not looked at: on one core every artifact is started once, not twice."""
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)
 
 
 @pytest.fixture(scope="session")

@@ -55,6 +55,7 @@ def test_a_run_becomes_artifacts_that_evaluate_takes(run, tmp_path, capsys):
     assert "exists already" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("one_core")
 def test_an_artifact_beyond_its_limit_ends_in_exit_code_1(run, tmp_path, capsys, monkeypatch):
     import dataclasses
 

@@ -67,6 +67,7 @@ def test_an_existing_folder_stays_unless_told(exported, model, pixels):
     assert {path: path.stat().st_mtime_ns for path in exported.directory.rglob("*")} == before
 
 
+@pytest.mark.usefixtures("one_core")
 def test_an_artifact_beyond_its_limit_is_not_kept_unless_allowed(model, pixels, tmp_path, monkeypatch):
     strict = dataclasses.replace(pipeline.LIMITS["float32"], difference=-1.0)
     monkeypatch.setitem(pipeline.LIMITS, "float32", strict)
@@ -166,6 +167,7 @@ def test_another_preprocessing_than_the_recorded_one_is_refused(model, preproces
         export(model, tmp_path / "out", preprocessing=other, **given(pixels))
 
 
+@pytest.mark.usefixtures("one_core")
 def test_a_heat_map_needs_its_head(preprocessing, pixels, tmp_path):
     inputs = keras.Input((16, 16, 3))
     x = keras.layers.Flatten()(keras.layers.Conv2D(4, 3, strides=2)(inputs))
@@ -179,6 +181,7 @@ def test_a_heat_map_needs_its_head(preprocessing, pixels, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("one_core")
 @pytest.mark.parametrize("name", ["onnx", "openvino"])
 def test_servers_without_tensorflow(name, model, pixels, tmp_path):
     for package in pipeline.PACKAGES[name]:
@@ -190,6 +193,7 @@ def test_servers_without_tensorflow(name, model, pixels, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("one_core")
 @pytest.mark.parametrize(
     ("name", "weights", "right", "exact_formats"),
     [
