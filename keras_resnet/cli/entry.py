@@ -75,6 +75,15 @@ def run(command: Callable[[argparse.Namespace], int | None], parser: Parser, arg
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except ModuleNotFoundError as error:
+        if (error.name or "keras_resnet").partition(".")[0] == "keras_resnet":
+            raise
+        print(
+            f"error: {sys.executable} has no package {error.name!r}. Install what the project needs: "
+            "pip install -r requirements.txt",
+            file=sys.stderr,
+        )
+        return 2
     except BrokenPipeError:  # the reader of our output has gone, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0

@@ -20,6 +20,7 @@ import importlib.util
 import os
 import shutil
 import time
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -291,7 +292,9 @@ def _write_interchange(network: keras.Model, name: str, folder: Path) -> Path:
     path = folder / "model.onnx" if name == "onnx" else folder / "openvino" / "model.xml"
     path.parent.mkdir(exist_ok=True)
     logging.getLogger("tf2onnx").setLevel(logging.ERROR)
-    with _eager_garbage_collection():
+    with _eager_garbage_collection(), warnings.catch_warnings():
+        # About names of NumPy that Keras looks for; no business of who exports.
+        warnings.simplefilter("ignore", FutureWarning)
         network.export(os.fspath(path), format=name, verbose=False)
     return path
 

@@ -61,6 +61,23 @@ def test_our_own_mistakes_keep_their_traceback(capsys):
         outcome([], capsys, command)
 
 
+def test_a_missing_package_is_one_line_that_says_what_to_install(capsys):
+    def command(arguments):
+        import no_such_package  # noqa: F401
+
+    code, err = outcome([], capsys, command)
+    assert code == 2
+    assert "no package 'no_such_package'" in err
+    assert "pip install -r requirements.txt" in err
+    assert err.count("\n") == 1
+
+    def broken(arguments):
+        import keras_resnet.no_such_module  # noqa: F401
+
+    with pytest.raises(ModuleNotFoundError):
+        outcome([], capsys, broken)
+
+
 @pytest.mark.parametrize(("error", "code"), [(KeyboardInterrupt, 130), (entry.Terminated, 143)])
 def test_interruptions_have_their_exit_codes(error, code, capsys):
     def command(arguments):
