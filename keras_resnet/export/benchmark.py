@@ -1,7 +1,8 @@
 """How fast the exported formats are beside what one would write without this project.
 
 Contestants take turns, so that a busy machine is busy for all of them, and medians count. Ratios are medians of the
-ratios within a turn.
+ratios within a turn. A turn is a pause, in which the threads of the one before stop waiting for work (they do so by
+spinning, and would take a core from the next), and as many calls as fit in a moment, of which the median counts.
 """
 
 import contextlib
@@ -23,6 +24,7 @@ from keras_resnet.export.serving import serving_network
 from keras_resnet.export.tflite import convert
 from keras_resnet.export.tflite_metadata import add_metadata
 
+PAUSE, MOMENT = 0.05, 0.05  # seconds
 SERVER_BASE, PHONE_BASE = "plain model.export", "tflite float32, from_keras_model"
 
 
@@ -60,13 +62,23 @@ def measure(
 def _take_turns(contestants: dict[str, Callable[[], None]], batch: int, turns: int, base: str) -> list[dict]:
     wall: dict[str, list[float]] = {name: [] for name in contestants}
     cpu: dict[str, list[float]] = {name: [] for name in contestants}
-    for turn in range(turns + 2):
-        for name, call in contestants.items():
-            began, used = time.perf_counter(), time.process_time()
+    calls = {}
+    for name, call in contestants.items():
+        for _ in range(2):  # they trace, optimise and warm up
             call()
-            if turn >= 2:  # the first ones trace, optimise and warm up
-                wall[name].append(time.perf_counter() - began)
-                cpu[name].append(time.process_time() - used)
+        began = time.perf_counter()
+        call()
+        calls[name] = max(1, min(200, int(MOMENT / (time.perf_counter() - began))))
+    for _ in range(turns):
+        for name, call in contestants.items():
+            time.sleep(PAUSE)
+            used, times = time.process_time(), []
+            for _ in range(calls[name]):
+                began = time.perf_counter()
+                call()
+                times.append(time.perf_counter() - began)
+            wall[name].append(median(times))
+            cpu[name].append((time.process_time() - used) / calls[name])
     rows = []
     for name in contestants:
         against = "tflite float32" if name == "tflite int8" else base

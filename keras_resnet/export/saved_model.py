@@ -75,7 +75,8 @@ def write_saved_model(
         UserError: The model is no classifier.
     """
     can_explain = check_classifier(model, preprocessing).dense is not None
-    network = serving_network(model, preprocessing, heatmap="input" if can_explain or with_heatmap else "none")
+    heatmap = "input" if can_explain or with_heatmap else "none"
+    network = serving_network(model, preprocessing, heatmap=heatmap, frozen=False)
     core = _shared_function(network, can_explain)
     labels = tf.constant(classes_of(model, preprocessing))
     top = min(TOP, len(preprocessing.labels) or network.outputs[0].shape[-1])

@@ -83,7 +83,9 @@ def check_classifier(model: keras.Model, preprocessing: Preprocessing) -> Head:
     return _head(model)
 
 
-def serving_network(model: keras.Model, preprocessing: Preprocessing, *, heatmap: str = "none") -> keras.Model:
+def serving_network(
+    model: keras.Model, preprocessing: Preprocessing, *, heatmap: str = "none", frozen: bool = True
+) -> keras.Model:
     """Builds the network that every format is written from.
 
     Args:
@@ -91,6 +93,7 @@ def serving_network(model: keras.Model, preprocessing: Preprocessing, *, heatmap
         preprocessing: How an image becomes its input; its normalisation goes into the network.
         heatmap: "none"; "top" adds the heat map of the most probable class; "input" adds it for the class that a
             second input names (-1: the most probable one).
+        frozen: Whether the weights will be constants of the graph (.tflite, ONNX) and not variables.
 
     Returns:
         A float32 model without foldable batch normalisation, from `images`, float32 (batch, height, width, channels)
@@ -134,7 +137,7 @@ def serving_network(model: keras.Model, preprocessing: Preprocessing, *, heatmap
         if heatmap == "input":
             inputs["target"] = keras.Input((), dtype="int32", name="target")
             read.append(inputs["target"])
-        answers["heatmap"] = ClassActivation(inner.get_layer(head.dense), name="heatmap")(read)
+        answers["heatmap"] = ClassActivation(inner.get_layer(head.dense), frozen, name="heatmap")(read)
     with deep_graphs():
         return keras.Model(inputs if len(inputs) > 1 else pixels.inputs[0], answers, name=model.name)
 
@@ -142,9 +145,10 @@ def serving_network(model: keras.Model, preprocessing: Preprocessing, *, heatmap
 class ClassActivation(layers.Layer):
     """The class activation map, reading the weights of the head itself, so that they are stored once."""
 
-    def __init__(self, dense: layers.Dense, **options):
+    def __init__(self, dense: layers.Dense, frozen: bool, **options):
         super().__init__(**options)
         self.dense = dense
+        self.frozen = frozen
 
     def call(self, inputs):
         features, scores, *given = inputs
@@ -153,8 +157,12 @@ class ClassActivation(layers.Layer):
         if given:
             target = tf.where(given[0] < 0, target, given[0])
         _, rows, columns, channels = features.shape
-        # One row a class, as a .tflite file keeps the Dense layer's weights.
-        weights = tf.gather(tf.transpose(tf.convert_to_tensor(self.dense.kernel)), target)
+        kernel = tf.convert_to_tensor(self.dense.kernel)
+        if self.frozen:
+            # One row a class, as a .tflite file keeps the Dense layer's weights: it then keeps them once.
+            weights = tf.gather(tf.transpose(kernel), target)
+        else:  # a variable would be transposed at every call
+            weights = tf.transpose(tf.gather(kernel, target, axis=1))
         positions = tf.reshape(features, (-1, rows * columns, channels))
         activation = tf.matmul(positions, weights[:, :, tf.newaxis])
         return tf.nn.relu(tf.reshape(activation, (-1, rows, columns)))
