@@ -1,8 +1,9 @@
 """How fast the exported formats are beside what one would write without this project.
 
-Contestants take turns, so that a busy machine is busy for all of them, and medians count. Ratios are medians of the
-ratios within a turn. A turn is a pause, in which the threads of the one before stop waiting for work (they do so by
-spinning, and would take a core from the next), and as many calls as fit in a moment, of which the median counts.
+Contestants take turns, each time in another order, so that a busy machine is busy for all of them and none always comes
+behind the same one, whose weights fill the caches. A turn is a pause, in which the threads of the one before stop
+waiting for work (they do so by spinning, and would take a core from the next), and as many calls as fit in a moment, of
+which the median counts. Ratios are medians of the ratios within a turn.
 """
 
 import contextlib
@@ -69,8 +70,10 @@ def _take_turns(contestants: dict[str, Callable[[], None]], batch: int, turns: i
         began = time.perf_counter()
         call()
         calls[name] = max(1, min(200, int(MOMENT / (time.perf_counter() - began))))
+    random = np.random.default_rng(0)
     for _ in range(turns):
-        for name, call in contestants.items():
+        for name in random.permutation(list(contestants)):
+            call = contestants[name]
             time.sleep(PAUSE)
             used, times = time.process_time(), []
             for _ in range(calls[name]):
