@@ -121,10 +121,9 @@ def export(
         parity_labels: Their classes, int [images], for the accuracy columns.
         overwrite: Whether an existing folder may be replaced.
         allow_drop: Whether an artifact beyond its format's limits is kept.
-        with_heatmap: Whether every format returns the class activation map as a second output (not "int16x8", whose
-            operators have no kernel for it).
+        with_heatmap: Whether every format returns the class activation map as a second output.
         heatmap_target: "top" explains the most probable class; "input" adds the input `target`, int32 (batch,), the
-            class to explain (-1: the most probable one).
+            class to explain (-1: the most probable one); "int16x8" explains the most probable class always.
         quantizer: "converter" or "litert", see `tflite.convert`.
         batch: Images of a call of a .tflite file; None leaves it open.
         io_type: What an int8 .tflite takes and returns: "uint8", "int8" or "float32".
@@ -161,24 +160,26 @@ def export(
             heatmap = heatmap_target if with_heatmap else "none"
             networks: dict[str, keras.Model] = {}
 
-            def network(wanted: str) -> keras.Model:
-                if wanted not in networks:
-                    networks[wanted] = serving_network(source, preprocessing, heatmap=wanted)
-                return networks[wanted]
+            def network(name: str) -> keras.Model:
+                # The quantiser to 16 bits knows neither a table of weights nor an input of whole numbers.
+                is_16_bit = with_heatmap and name == "int16x8"
+                key = "16 bits" if is_16_bit else "others"
+                if key not in networks:
+                    options = {"heatmap": "top", "classes": "all"} if is_16_bit else {"heatmap": heatmap}
+                    networks[key] = serving_network(source, preprocessing, **options)
+                return networks[key]
 
             places: dict[str, Path] = {}
             for name in formats:
                 progress.begin(f"write {name}", len(calibration) if name in CALIBRATED else 1)
-                # The operators of the heat map have no 16-bit kernels.
-                wanted = "none" if name == "int16x8" else heatmap
                 if name == "saved_model":
                     places[name] = folder / VERSION
                     write_saved_model(source, preprocessing, places[name], with_heatmap=with_heatmap)
                 elif name in PACKAGES:
-                    places[name] = _write_interchange(network(wanted), name, folder)
+                    places[name] = _write_interchange(network(name), name, folder)
                 else:
                     contents = convert(
-                        network(wanted),
+                        network(name),
                         name,
                         calibration=calibration,
                         batch=batch,

@@ -76,7 +76,7 @@ def write_saved_model(
     """
     can_explain = check_classifier(model, preprocessing).dense is not None
     heatmap = "input" if can_explain or with_heatmap else "none"
-    network = serving_network(model, preprocessing, heatmap=heatmap, frozen=False)
+    network = serving_network(model, preprocessing, heatmap=heatmap, classes="column")
     core = _shared_function(network, can_explain)
     labels = tf.constant(classes_of(model, preprocessing))
     top = min(TOP, len(preprocessing.labels) or network.outputs[0].shape[-1])

@@ -92,19 +92,26 @@ def test_batches_fixed_and_open(network, model, preprocessing, pixels, batch, tm
     np.testing.assert_allclose(load_predictor(tmp_path / "x.tflite").predict(images), expected, atol=1e-4)
 
 
-@pytest.mark.parametrize(("variant", "least"), [("float32", 0.999), ("int8", 0.95)])
-def test_the_heat_map_is_grad_cam_of_the_original(variant, least, model, preprocessing, pixels, calibration):
-    network = serving_network(model, preprocessing, heatmap="input")
+@pytest.mark.parametrize(
+    ("variant", "options", "least"),
+    [
+        ("float32", {"heatmap": "input"}, 0.999),
+        ("int8", {"heatmap": "input"}, 0.95),
+        ("int16x8", {"heatmap": "top", "classes": "all"}, 0.95),
+    ],
+)
+def test_the_heat_map_is_grad_cam_of_the_original(variant, options, least, model, preprocessing, pixels, calibration):
+    network = serving_network(model, preprocessing, **options)
     serve = interpreter_of(convert(network, variant, calibration=calibration)).get_signature_runner("serving_default")
     images = pixels[0][:20]
     normalized = np.asarray(normalize(images, preprocessing))
-    for target, reference in ((-1, gradient_heatmaps(model, normalized)), (1, None)):
-        if reference is None:
-            reference = gradient_heatmaps(model, normalized, np.full(len(images), target))
+    for target in (-1, 1) if options["heatmap"] == "input" else (-1,):
+        chosen = {"target": np.array([target], np.int32)} if options["heatmap"] == "input" else {}
+        reference = gradient_heatmaps(model, normalized, np.full(len(images), target))
         found = []
         for image, expected in zip(images, reference, strict=True):
             given = image[np.newaxis].astype(serve.get_input_details()["images"]["dtype"])
-            own = serve(images=given, target=np.array([target], np.int32))["heatmap"][0].astype(np.float64)
+            own = serve(images=given, **chosen)["heatmap"][0].astype(np.float64)
             if expected.std() > 1e-6 * max(1.0, expected.max()) and own.std() > 0:
                 found.append(np.corrcoef(own.ravel(), expected.ravel())[0, 1])
         assert len(found) >= 5
