@@ -338,7 +338,8 @@ def table(rows: list[Row]) -> str:
         ]
         for key in threads:
             timed = row.latency_ms.get(key)
-            cells.append("–" if timed is None else f"{timed['median']:.1f} ({timed['p90']:.1f})")
+            form = "{:.1f} ({:.1f})" if timed and timed["median"] >= 10 else "{:.2f} ({:.2f})"
+            cells.append("–" if timed is None else form.format(timed["median"], timed["p90"]))
         cells.append("–" if row.peak_memory_bytes is None else f"{row.peak_memory_bytes / 1e6:.0f}")
         cells.append("yes" if row.kept and not row.beyond else "beyond its limit" if row.kept else "NO")
         lines.append(cells)
