@@ -157,8 +157,12 @@ def test_predict_does_the_good_files_and_reports_the_bad(trained, tmp_path, caps
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_leaves_a_run_that_goes_on(number, code, tmp_path, tiny_data):
-    argv = [sys.executable, str(ROOT / "train.py"), "--dataset", tiny_data, *SHORT, "--epochs", "200"]
-    argv += ["--runs", str(tmp_path), "--saved-models", str(tmp_path / "s"), "--name", "r"]
+    # A process started in the background of a script is born deaf to Ctrl-C.
+    hearing = (
+        "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])"
+    )
+    argv = [sys.executable, "-c", hearing, sys.executable, str(ROOT / "train.py"), "--dataset", tiny_data, *SHORT]
+    argv += ["--epochs", "200", "--runs", str(tmp_path), "--saved-models", str(tmp_path / "s"), "--name", "r"]
     process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     for line in process.stdout:
         if line.startswith("epoch   3/200"):

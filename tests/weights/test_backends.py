@@ -58,25 +58,20 @@ def test_every_group_is_here():
     assert all(REGISTRY[name].group == group for group, name in NETWORKS.items())
 
 
-def write_files(folder: Path) -> None:
-    """Writes a `.keras` file of each network, under TensorFlow, and images for it."""
+def write_files(folder: Path) -> dict[str, np.ndarray]:
+    """Writes a `.keras` file of each network and images for it; returns the logits under TensorFlow."""
     from named_tensors import named_state
 
-    images = {}
+    images, logits = {}, {}
     for name in NETWORKS.values():
         shape = (side(name), side(name), 3)
         model = build_model(name, num_classes=10, input_shape=shape)
         load_weights(model, named_state(model))
         model.save(folder / f"{name}.keras")
         images[name] = np.random.RandomState(2).uniform(-2, 2, (2, *shape)).astype(np.float32)
+        logits[name] = np.asarray(model(images[name], training=False))
     np.savez(folder / "images.npz", **images)
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("backends")
-    write_files(folder)
-    return folder
+    return logits
 
 
 def run(folder: Path, backend: str) -> dict[str, np.ndarray]:
@@ -89,13 +84,15 @@ def run(folder: Path, backend: str) -> dict[str, np.ndarray]:
 
 
 @pytest.fixture(scope="module")
-def expected(folder):
-    return run(folder, "tensorflow")
+def files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("backends")
+    return folder, write_files(folder)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", ["jax", "torch"])
-def test_logits_are_tensorflows(backend, folder, expected):
+def test_logits_are_tensorflows(backend, files):
+    folder, expected = files
     found = run(folder, backend)
     differences = {
         name: float(np.abs(found[name] - expected[name]).max() / np.abs(expected[name]).max()) for name in expected
