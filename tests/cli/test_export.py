@@ -37,6 +37,7 @@ def test_the_flags_name_the_formats_that_there_are():
     assert DEFAULT_FORMATS == pipeline.DEFAULT_FORMATS
 
 
+@pytest.mark.usefixtures("one_core")
 def test_a_run_becomes_artifacts_that_evaluate_takes(run, tmp_path, capsys):
     output = tmp_path / "saved_models" / "tiny"
     arguments = [str(run), "--output", str(output), "--formats", "saved_model,float32", "--calibration", "20"]
