@@ -159,12 +159,8 @@ def test_resnet1202_builds_within_a_minute():
     assert count(model.trainable_weights) == RESNET1202_COUNT
 
 
-@pytest.mark.slow
-def test_resnet50_builds_about_as_fast_as_keras_applications(monkeypatch):
-    # Without the draws: He's normal ones take longer than Glorot's uniform ones whoever builds, and run on every core,
-    # so that with them the ratio is one of what else the machine is doing.
-    draw = keras.initializers.VarianceScaling  # GlorotUniform, keras.applications' own, is one of these
-    monkeypatch.setattr(draw, "__call__", lambda self, shape, dtype=None: keras.ops.zeros(shape, dtype))
+@pytest.mark.alone
+def test_resnet50_builds_about_as_fast_as_keras_applications():
     ours, theirs = [], []
     for _ in range(12):
         for times, build in (
@@ -173,9 +169,9 @@ def test_resnet50_builds_about_as_fast_as_keras_applications(monkeypatch):
         ):
             keras.utils.clear_session()
             gc.collect()
-            start = time.process_time()
+            start = time.perf_counter()
             build()
-            times.append(time.process_time() - start)
+            times.append(time.perf_counter() - start)
         # More rounds only bring the minima nearer to what the code costs.
         if len(ours) >= 3 and min(ours) <= 1.2 * min(theirs):
             break
