@@ -236,6 +236,9 @@ def run_artifact(
     Raises:
         UserError: The runtime is missing, or refuses the artifact.
     """
+    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    if name == "source":  # it alone needs this project
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         np.save(place / "images.npy", images)
@@ -259,7 +262,7 @@ def run_artifact(
                 stdout=subprocess.PIPE,
                 stderr=errors,
                 text=True,
-                env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+                env=environment,
             )
             try:
                 for line in process.stdout:
