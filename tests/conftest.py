@@ -1,7 +1,14 @@
 import os
 
+import keras
 import numpy as np
 import pytest
+
+
+@pytest.fixture(scope="module", autouse=True)
+def seeded():
+    """Fresh networks draw the same weights in every run, whatever ran in this process before."""
+    keras.utils.set_random_seed(0)
 
 
 @pytest.fixture
