@@ -17,6 +17,14 @@ def one_core(monkeypatch):
     monkeypatch.setattr(os, "cpu_count", lambda: 1)
 
 
+@pytest.fixture
+def zero_kernels(monkeypatch):
+    """Fresh kernels are zeros, where only their number counts or others follow: drawing them takes longest."""
+    monkeypatch.setattr(
+        keras.initializers.VarianceScaling, "__call__", lambda self, shape, dtype=None: keras.ops.zeros(shape, dtype)
+    )
+
+
 @pytest.fixture(scope="session")
 def tiny_data(tmp_path_factory):
     """A data set of three easy classes, 8 × 8 pixels, as `load_source` names it."""

@@ -101,12 +101,6 @@ def _forget_models():
     keras.utils.clear_session(free_memory=False)
 
 
-@pytest.fixture
-def zero_kernels(monkeypatch):
-    """Kernels of zeros, where only their number counts: drawing 190 million of them takes longer than the graph."""
-    monkeypatch.setattr(keras.initializers, "VarianceScaling", lambda **_: "zeros")
-
-
 def tiny(name, **options):
     """A shallow version of a row, that has every kind of layer the row has."""
     config = get_config(name)
@@ -223,6 +217,7 @@ def test_every_row_takes_the_options_that_hold_for_all(name):
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet50d", "resnetv2_50", "resnetblur50"])
 @pytest.mark.parametrize("output_stride", [8, 16, 32])
+@pytest.mark.usefixtures("zero_kernels")
 def test_dilation_keeps_parameters_and_sets_the_feature_maps_size(name, output_stride):
     plain, dilated = build_model(name), build_model(name, output_stride=output_stride)
     assert dilated.count_params() == plain.count_params()

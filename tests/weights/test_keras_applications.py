@@ -41,6 +41,7 @@ def filled(network: str, side: int, **options) -> keras.Model:
 
 
 @pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.usefixtures("zero_kernels")
 def test_logits_equal_keras_applications(network, images):
     theirs = filled(network, images.shape[1])
     ours = build_model(FUNCTIONS[network], num_classes=CLASSES, input_shape=images.shape[1:])

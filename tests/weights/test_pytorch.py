@@ -27,6 +27,7 @@ RELATIVE = 1e-4
 
 
 @pytest.mark.parametrize("key", REFERENCES)
+@pytest.mark.usefixtures("zero_kernels")
 def test_logits_equal_torchvision_and_timm(key, images, named_state):
     reference = REFERENCES[key]
     expected = np.array(reference["logits"])
