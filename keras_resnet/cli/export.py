@@ -79,6 +79,7 @@ def _export(arguments: argparse.Namespace) -> int:
     for flag in ("calibration", "parity"):
         if getattr(arguments, flag) < 1:
             raise UserError(f"--{flag} must be at least 1, got {getattr(arguments, flag)}.")
+    model_file = _model_file(arguments)
     given = getattr(arguments, "parity_images", None)
     dataset = None
     # Images of a folder are enough to compare with, but not to calibrate with.
@@ -93,11 +94,16 @@ def _export(arguments: argparse.Namespace) -> int:
     from keras_resnet.distribution import require_tensorflow
 
     require_tensorflow()
+    from keras_resnet.applications import create_model
     from keras_resnet.data.pipeline import sample_images
     from keras_resnet.data.preprocessing import Preprocessing
     from keras_resnet.export.pipeline import export
+    from keras_resnet.storage import load_model
 
-    model = _load(arguments)
+    if model_file is None:
+        model = create_model(arguments.model, weights=arguments.weights)
+    else:
+        model, _ = load_model(model_file)
     file = getattr(arguments, "preprocessing", None)
     preprocessing = Preprocessing.from_dict(read_json(file)) if file else getattr(model, "preprocessing", None)
     if preprocessing is None:
@@ -170,27 +176,27 @@ def _name(model: str) -> str:
     return path.stem if path.suffix == ".keras" else path.name
 
 
-def _load(arguments: argparse.Namespace):
-    from keras_resnet.applications import create_model
+def _model_file(arguments: argparse.Namespace) -> Path | None:
+    """Returns the .keras file that is meant; None for a name of the model table."""
     from keras_resnet.models.registry import REGISTRY
-    from keras_resnet.storage import load_model
 
     path = Path(arguments.model)
-    weights = getattr(arguments, "weights", None)
+    has_weights = hasattr(arguments, "weights")
     if arguments.model in REGISTRY and not path.exists():
-        if weights is None:
+        if not has_weights:
             raise UserError(f"An untrained network is not exported: name weights of {arguments.model} by --weights.")
-        return create_model(arguments.model, weights=weights)
-    if weights is not None:
+        return None
+    if has_weights:
         raise UserError(f"--weights goes with a name of the model table, got {arguments.model!r}.")
     if path.is_dir():
         if not (path / "model.keras").is_file():
             raise UserError(f"{path} holds no model.keras. Give a run directory or a .keras file.")
-        path = path / "model.keras"
-    elif not path.exists() and path.suffix != ".keras":
+        return path / "model.keras"
+    if not path.exists():
+        if path.suffix == ".keras" or len(path.parts) > 1:
+            raise UserError(f"There is no run directory and no model file {path}.")
         raise unknown_name("model", arguments.model, REGISTRY)
-    model, _ = load_model(path)
-    return model
+    return path
 
 
 def _images_of(folder: Path, preprocessing, count: int):

@@ -108,6 +108,9 @@ def test_wrong_models(run, capsys, tmp_path, tiny_data):
     data = ["--dataset", tiny_data, "--formats", "float32"]
     assert "Closest" in refused(["resnet21", *data], capsys, tmp_path)
     assert "--weights" in refused(["resnet20", *data], capsys, tmp_path)
+    # What is wrong with the model is said before what else is missing.
+    assert "--weights" in refused(["resnet20"], capsys, tmp_path)
+    assert "no model file" in refused(["absent.keras"], capsys, tmp_path)
     assert "--dataset" in refused([run / "model.keras"], capsys, tmp_path)
     assert "no model.keras" in refused([run.parent, *data], capsys, tmp_path)
     (tmp_path / "broken.keras").write_bytes(b"no zip")
