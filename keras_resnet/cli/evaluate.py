@@ -37,6 +37,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _evaluate(arguments: argparse.Namespace) -> int:
     model = Path(arguments.model)
+    if not model.exists():
+        raise UserError(f"There is no model at {model}. Give a run directory, .keras, SavedModel or .tflite.")
     dataset = dataset_name(arguments, "what to evaluate on")
     if arguments.batch_size < 1:
         raise UserError(f"--batch-size must be at least 1, got {arguments.batch_size}.")

@@ -119,7 +119,8 @@ def test_evaluate_writes_what_it_prints(trained, capsys, tiny_data):
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["absent"], "--dataset must say"),
+        (["absent"], "There is no model at absent"),
+        (["{run}/model.keras"], "--dataset must say"),
         (["absent", "--dataset", "digits"], "There is no model at absent"),
         (["{run}", "--dataset", "digits"], "The model's classes (0, 1, 2) are not the data set's"),
         (["{run}", "--split", "tset"], "Closest: 'test'"),
