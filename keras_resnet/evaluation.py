@@ -158,13 +158,20 @@ def expected_calibration_error(confidence: np.ndarray, correct: np.ndarray, *, b
     return float(np.abs(gap).sum() / len(confidence))
 
 
-def evaluate_model(predictor: Predictor, split: "Split", *, batch_size: int = 128) -> Evaluation:
+def evaluate_model(
+    predictor: Predictor,
+    split: "Split",
+    *,
+    batch_size: int = 128,
+    progress: Callable[[int], None] = lambda count: None,
+) -> Evaluation:
     """Evaluates a model on every example of a split, the last incomplete batch included.
 
     Args:
         predictor: The model, see `prediction.load_predictor`.
         split: The examples.
         batch_size: Examples at a time.
+        progress: Told after each batch how many examples it had.
 
     Returns:
         The metrics.
@@ -179,6 +186,7 @@ def evaluate_model(predictor: Predictor, split: "Split", *, batch_size: int = 12
     for images, batch_labels in batches.as_numpy_iterator():
         probabilities.append(predictor.predict(images))
         labels.append(batch_labels)
+        progress(len(batch_labels))
     if not labels:
         raise UserError("The split to evaluate on is empty.")
     return evaluate_predictions(np.concatenate(probabilities), np.concatenate(labels), predictor.labels)

@@ -17,6 +17,7 @@ from keras_resnet import provenance
 from keras_resnet.cli import entry
 from keras_resnet.errors import UserError
 from keras_resnet.models.registry import get_config
+from keras_resnet.progress import Progress
 from keras_resnet.storage import append_row
 
 VERBS = {
@@ -108,11 +109,15 @@ def _benchmark_training(arguments: argparse.Namespace, given: Sequence[str] | No
         "plain_keras": _plain_round(recipe, data),
     }
     rates: dict[str, list[tuple[float, float]]] = {name: [] for name in contestants}
+    progress = Progress()
+    progress.begin(f"train {arguments.model}", (arguments.rounds + 1) * len(contestants), "rounds")
     for turn in range(arguments.rounds + 1):
         for name, fit in contestants.items():
             measured = fit()
+            progress.step()
             if turn:  # the first round traces and warms up
                 rates[name].append(measured)
+    progress.end()
     wall = {name: median(rate for rate, _ in pairs) for name, pairs in rates.items()}
     cpu = {name: median(rate for _, rate in pairs) for name, pairs in rates.items()}
     row = {
@@ -240,7 +245,13 @@ def _benchmark_input(arguments: argparse.Namespace, given: Sequence[str] | None)
             ("32×32 JPEGs", f"folder:{small}", arguments.small_model, 128, 32),
             ("photographs at 224", f"folder:{photos}", arguments.photo_model, 16, 224),
         )
-        rows = [_input_row(*case, seconds=arguments.seconds) for case in cases]
+        progress = Progress()
+        progress.begin("measure inputs", len(cases), "inputs")
+        rows = []
+        for case in cases:
+            rows.append(_input_row(*case, seconds=arguments.seconds))
+            progress.step()
+        progress.end()
     report("input", rows, arguments, given)
 
 
@@ -312,6 +323,7 @@ def _benchmark_export(arguments: argparse.Namespace, given: Sequence[str] | None
     from keras_resnet.models.resnet import build_model
 
     rows = []
+    progress = Progress(len(configs) * (len(arguments.batches) + 1))
     for config in configs:
         keras.utils.set_random_seed(0)
         model = build_model(config)
@@ -325,7 +337,12 @@ def _benchmark_export(arguments: argparse.Namespace, given: Sequence[str] | None
         channels = config.input_shape[2]
         preprocessing = Preprocessing(*config.input_shape, (0.45,) * channels, (0.22,) * channels)
         measured = measure(
-            model, preprocessing, batches=tuple(arguments.batches), turns=arguments.turns, threads=arguments.threads
+            model,
+            preprocessing,
+            batches=tuple(arguments.batches),
+            turns=arguments.turns,
+            threads=arguments.threads,
+            progress=progress,
         )
         rows += [{"model": config.name, **row} for row in measured]
     report("export", rows, arguments, given)

@@ -9,6 +9,7 @@ from keras_resnet.cli import entry
 from keras_resnet.cli.benchmark import build_parser, report
 from keras_resnet.errors import UserError
 from keras_resnet.models.registry import get_config
+from keras_resnet.progress import Progress
 
 FORWARD, THEIRS = "forward pass", "gradcam_tf_keras_vis"
 
@@ -62,11 +63,15 @@ def _benchmark(arguments: argparse.Namespace, given: Sequence[str] | None) -> No
         draw()
     traced = classifier.traces()
     times: dict[str, list[float]] = {name: [] for name in contestants}
+    progress = Progress()
+    progress.begin(f"explain {arguments.model}", arguments.rounds * len(contestants), "batches")
     for _ in range(arguments.rounds):
         for name, draw in contestants.items():
             began = time.perf_counter()
             draw()
             times[name].append(time.perf_counter() - began)
+            progress.step()
+    progress.end()
     seconds = {name: median(values) for name, values in times.items()}
     rows = [
         {

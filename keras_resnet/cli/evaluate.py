@@ -8,6 +8,7 @@ from pathlib import Path
 from keras_resnet.cli import entry
 from keras_resnet.cli.examples import dataset_name, load_examples, settings_of_run
 from keras_resnet.errors import UserError
+from keras_resnet.progress import Progress
 from keras_resnet.storage import write_json
 
 SPLITS = ("train", "validation", "test")
@@ -57,7 +58,11 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         labels=predictor.labels,
         bad_images=arguments.bad_images,
     )
-    evaluation = evaluate_model(predictor, getattr(data, arguments.split), batch_size=arguments.batch_size)
+    split = getattr(data, arguments.split)
+    progress = Progress()
+    progress.begin("evaluating", len(split))
+    evaluation = evaluate_model(predictor, split, batch_size=arguments.batch_size, progress=progress.step)
+    progress.clear()
     record = {"model": str(model), "dataset": dataset, "split": arguments.split, **evaluation.to_dict()}
     output = getattr(arguments, "output", None) or (model / "evaluation.json" if settings_of_run(model) else None)
     if output is not None:

@@ -11,6 +11,7 @@ from keras_resnet import provenance
 from keras_resnet.cli import entry
 from keras_resnet.cli.examples import dataset_name, load_examples
 from keras_resnet.errors import UserError
+from keras_resnet.progress import Progress
 from keras_resnet.storage import append_row, check_writable, write_text
 
 MAXIMIZE = "activation_maximization"
@@ -165,6 +166,7 @@ def _draw(arguments, artifact, methods, layers, target, options) -> tuple[list[d
     folder = Path(arguments.output)
     written, failed, taken = [], False, set()
     sheet: list[tuple] = []
+    progress = Progress()
     for batch in _batches(arguments.images, artifact, arguments.batch_size):
         good = [(path, image) for path, image in batch if not isinstance(image, str)]
         for path, problem in batch:
@@ -181,11 +183,12 @@ def _draw(arguments, artifact, methods, layers, target, options) -> tuple[list[d
             targets = ranked[:, place] if target in (None, "top3") else np.full(len(good), target)
             maps = {}
             for name in methods:
-                with _bar(get_method(name).title) as progress:
-                    maps[name] = explain(
-                        artifact.model, inputs, targets.astype(np.int32), name, layers,
-                        combine=arguments.combine, seed=arguments.seed, progress=progress, **options,
-                    )  # fmt: skip
+                progress.begin(get_method(name).title, None, "steps")
+                maps[name] = explain(
+                    artifact.model, inputs, targets.astype(np.int32), name, layers,
+                    combine=arguments.combine, seed=arguments.seed, progress=progress.reach, **options,
+                )  # fmt: skip
+                progress.clear()
             for index, (path, image) in enumerate(good):
                 size = image.shape[:2]
                 number = int(targets[index])
@@ -271,11 +274,13 @@ def _maximize(arguments, artifact, target) -> dict:
     if not isinstance(target, int):
         raise UserError(f"--method {MAXIMIZE} draws one class: name it with --target CLASS.")
     label = artifact.labels[target]
-    with _bar("activation maximisation") as progress:
-        pixels = maximize_activation(
-            artifact.model, target, preprocessing=artifact.preprocessing, seed=arguments.seed, progress=progress,
-            steps=getattr(arguments, "steps", 100),
-        )  # fmt: skip
+    progress = Progress()
+    progress.begin("activation maximisation", None, "steps")
+    pixels = maximize_activation(
+        artifact.model, target, preprocessing=artifact.preprocessing, seed=arguments.seed, progress=progress.reach,
+        steps=getattr(arguments, "steps", 100),
+    )  # fmt: skip
+    progress.clear()
     file = Path(arguments.output) / _file_name(Path("class"), label, MAXIMIZE, set())
     with atomic_file(file) as temporary:
         temporary.write_bytes(png(Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)))
@@ -330,7 +335,7 @@ def _score(arguments, given, artifact, methods, layers, target, options) -> dict
         artifact.model, inputs, target, methods or ["gradcam"],
         layer=layers if len(layers) > 1 else layers[0], masks=masks, mark_masks=marks, seed=arguments.seed,
         combine=arguments.combine, **options,
-        progress=lambda name: print(f"scoring {name}", file=sys.stderr, flush=True),
+        show_progress=True,
     )  # fmt: skip
     if not arguments.json:
         _print_scores(scores)
@@ -378,7 +383,7 @@ def _gallery(arguments, artifact, methods, layers, options) -> str:
     page = make_gallery(
         artifact, split, title=f"What {artifact.model.name} looks at: {name}", seed=arguments.seed,
         method=methods[0] if methods else "gradcam", layer=layers[0], scored=min(arguments.limit, 64),
-        progress=lambda text: print(text, file=sys.stderr, flush=True), **options,
+        show_progress=True, **options,
     )  # fmt: skip
     run = Path(arguments.model)
     file = (run if run.is_dir() and arguments.output == "explanations" else Path(arguments.output)) / "gallery.html"
@@ -386,22 +391,3 @@ def _gallery(arguments, artifact, methods, layers, options) -> str:
     if not arguments.json:
         print(file)
     return str(file)
-
-
-class _bar:
-    """A progress bar on standard error, for terminals alone."""
-
-    def __init__(self, title: str):
-        self.title, self.shown = title, False
-
-    def __enter__(self):
-        return self if sys.stderr.isatty() else None
-
-    def __call__(self, done: int, count: int) -> None:
-        self.shown = True
-        filled = round(24 * done / max(1, count))
-        print(f"\r{self.title} {'█' * filled}{'░' * (24 - filled)} {done}/{count}", end="", file=sys.stderr, flush=True)
-
-    def __exit__(self, *_) -> None:
-        if self.shown:
-            print(f"\r{' ' * 79}\r", end="", file=sys.stderr, flush=True)

@@ -7,7 +7,7 @@ knows how far the maps can be trusted. The page holds its pictures inside and as
 
 import base64
 import html
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +18,7 @@ from keras_resnet.explanation.inputs import Artifact, read_split, split_masks, s
 from keras_resnet.explanation.methods import explain, get_method
 from keras_resnet.explanation.overlay import blend, colorize, fit, png
 from keras_resnet.explanation.scoring import LOWER_IS_BETTER, SCORES, MethodScore, score_methods
+from keras_resnet.progress import Progress
 
 CELL = 120
 SCORED_METHODS = ("gradcam", "layercam", "eigencam")
@@ -69,7 +70,7 @@ def make_gallery(
     mean_of: int = 24,
     scored: int = 64,
     seed: int = 0,
-    progress: Callable[[str], None] | None = None,
+    show_progress: bool = False,
     **options,
 ) -> str:
     """Makes the page.
@@ -84,7 +85,7 @@ def make_gallery(
         mean_of: Examples of a class that its mean map is made of, at most.
         scored: Examples that the scores are measured on, at most.
         seed: Number that the scores' noise hangs on.
-        progress: Told what is being done.
+        show_progress: Whether to draw a progress bar for each step of the work on standard error.
         **options: For `explain`.
 
     Returns:
@@ -93,16 +94,18 @@ def make_gallery(
     Raises:
         UserError: The split is empty or has other classes than the model.
     """
-    report = progress or (lambda text: None)
+    progress = Progress(show=show_progress)
     row = get_method(method)
     classifier = prepare(artifact.model)
     classifier.layer_name(layer)
     preprocessing = artifact.preprocessing
-    report("predicting every example")
+    progress.begin("predict every example", len(split))
     probabilities, labels = [], []
     for images, batch_labels in read_split(split, artifact):
         probabilities.append(classifier.probabilities(_inputs(images, artifact)))
         labels.append(batch_labels)
+        progress.step(len(batch_labels))
+    progress.end()
     if not labels:
         raise UserError("A gallery needs examples; the split is empty.")
     probabilities, labels = np.concatenate(probabilities), np.concatenate(labels)
@@ -118,16 +121,19 @@ def make_gallery(
         {shown.position for group in groups.values() for part in group.values() for shown in part}
         | {int(position) for positions in means.values() for position in positions}
     )
-    report(f"drawing {len(needed)} examples")
+    progress.begin("draw examples", 2 * len(needed), "maps")
     pixels, _ = take_examples(split, artifact, needed)
     where = {position: index for index, position in enumerate(needed)}
     inputs = _inputs(pixels, artifact)
-    draw = lambda targets: explain(  # noqa: E731
-        artifact.model, inputs, targets, method, layer, seed=seed, **options
-    )
-    for_predicted, for_true = draw(probabilities[needed].argmax(axis=1)), draw(labels[needed])
 
-    report("scoring")
+    def draw(targets):
+        maps = explain(artifact.model, inputs, targets, method, layer, seed=seed, **options)
+        progress.step(len(maps))
+        return maps
+
+    for_predicted, for_true = draw(probabilities[needed].argmax(axis=1)), draw(labels[needed])
+    progress.end()
+
     chosen = spread(len(labels), scored)
     score_pixels, _ = take_examples(split, artifact, chosen)
     masks, marks = split_masks(split, chosen, artifact)
@@ -141,6 +147,7 @@ def make_gallery(
         masks=masks,
         mark_masks=marks,
         seed=seed,
+        show_progress=show_progress,
         **options,
     )
 

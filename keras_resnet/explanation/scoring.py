@@ -39,6 +39,7 @@ from keras_resnet.errors import UserError, unknown_name
 from keras_resnet.explanation.classifier import FEATURES, Classifier, prepare, resolve_targets
 from keras_resnet.explanation.methods import BASELINES, explain, get_method
 from keras_resnet.models.deep_graphs import deep_graphs
+from keras_resnet.progress import Progress
 
 FAITHFULNESS = ("deletion", "insertion", "road_morf", "road_lerf", "road", "average_drop", "increase", "sanity")
 LOCALISATION = ("pointing", "energy", "iou")
@@ -114,7 +115,7 @@ def score_methods(
     mark_masks: np.ndarray | None = None,
     sanity_images: int = 16,
     seed: int = 0,
-    progress: Callable[[str], None] | None = None,
+    show_progress: bool = False,
     **options,
 ) -> list[MethodScore]:
     """Scores methods on the same images, always beside the two baselines.
@@ -130,7 +131,7 @@ def score_methods(
         mark_masks: bool [N, H, W], where a planted mark is; adds `mark_energy`.
         sanity_images: How many of the images the sanity check takes.
         seed: Number that noise, ties and shuffled weights hang on.
-        progress: Told the name of each method before it is scored.
+        show_progress: Whether to draw a progress bar for each method on standard error.
         **options: For `explain`.
 
     Returns:
@@ -153,20 +154,25 @@ def score_methods(
     if (targets < 0).any():
         targets = np.where(targets < 0, classifier.probabilities(images).argmax(axis=1), targets).astype(np.int32)
 
+    few = slice(0, sanity_images if "sanity" in scores else 0)
+    names = tuple(dict.fromkeys([*methods, *BASELINES]))
+    progress = Progress(len(names), show=show_progress)
+    drawings = 1 + len(images) + len(images[few]) * len(_randomized(classifier)[1])
     results = []
-    for method in dict.fromkeys([*methods, *BASELINES]):
-        if progress:
-            progress(method)
-        draw = lambda model, images, targets, method=method: explain(  # noqa: E731
-            model, images, targets, method, layer, seed=seed, **options
-        )
+    for method in names:
+        progress.begin(f"score {method}", drawings, "maps")
+
+        def draw(model, images, targets, method=method):
+            maps = explain(model, images, targets, method, layer, seed=seed, **options)
+            progress.step(len(images))
+            return maps
+
         draw(model, images[:1], targets[:1])  # tracing is not the method's time
         began = time.perf_counter()
         maps = draw(model, images, targets)
         seconds = (time.perf_counter() - began) / len(images)
         per_image = faithfulness(classifier, images, targets, maps, scores=scores, seed=seed)
         if "sanity" in scores:
-            few = slice(0, sanity_images)
             values = np.full(len(images), np.nan)
             values[few] = sanity(model, draw, images[few], targets[few], maps[few], seed=seed)[-1]
             per_image["sanity"] = values
@@ -176,6 +182,7 @@ def score_methods(
             per_image[MARK] = energy_inside(maps, mark_masks)
         per_image = {name: per_image[name] for name in SCORES if name in per_image}
         results.append(MethodScore(method, per_image, seconds, int((maps.max(axis=(1, 2)) <= 0).sum())))
+        progress.end()
     return results
 
 
@@ -367,9 +374,7 @@ def sanity(
         float64 [parts, N]: Spearman's rank correlation with `maps`, −1..1, after each part was shuffled; the last row
         is that of the wholly random network. 0 where the map of the random network is constant.
     """
-    # One copy for all methods: its compiled functions read its weights anew each time.
-    classifier = prepare(model)
-    copy, parts = classifier.keep("randomised", lambda: _copy_with_parts(classifier))
+    copy, parts = _randomized(prepare(model))
     for layer, original in ((layer, original) for part in parts for layer, original in part):
         layer.set_weights(original.get_weights())
     generator = np.random.default_rng(seed)
@@ -379,6 +384,11 @@ def sanity(
             layer.set_weights([generator.permuted(w.reshape(-1)).reshape(w.shape) for w in layer.get_weights()])
         similarities.append(rank_correlation(maps, draw(copy, images, targets)))
     return np.stack(similarities)
+
+
+def _randomized(classifier: Classifier):
+    """One copy for all methods, and its parts: its compiled functions read its weights anew each time."""
+    return classifier.keep("randomised", lambda: _copy_with_parts(classifier))
 
 
 def _copy_with_parts(classifier: Classifier):

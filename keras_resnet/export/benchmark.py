@@ -24,13 +24,20 @@ from keras_resnet.export.saved_model import write_saved_model
 from keras_resnet.export.serving import serving_network
 from keras_resnet.export.tflite import convert
 from keras_resnet.export.tflite_metadata import add_metadata
+from keras_resnet.progress import Progress
 
 PAUSE, MOMENT = 0.05, 0.05  # seconds
 SERVER_BASE, PHONE_BASE = "plain model.export", "tflite float32, from_keras_model"
 
 
 def measure(
-    model: keras.Model, preprocessing: Preprocessing, *, batches: tuple[int, ...], turns: int, threads: int
+    model: keras.Model,
+    preprocessing: Preprocessing,
+    *,
+    batches: tuple[int, ...],
+    turns: int,
+    threads: int,
+    progress: Progress,
 ) -> list[dict]:
     """Times every format of one network in turns.
 
@@ -40,6 +47,7 @@ def measure(
         batches: The batches of the server formats; the .tflite files run with batch 1.
         turns: How often each contestant runs; the median counts.
         threads: Threads of the .tflite files.
+        progress: Shows one stage a batch and one for the .tflite files.
 
     Returns:
         One row a contestant and batch: `contestant`, `batch`, `median_ms`, `cpu_ms` (processor time of all threads),
@@ -53,14 +61,22 @@ def measure(
         random = np.random.default_rng(0)
         for batch in batches:
             images = random.uniform(0, 255, (batch, *shape)).astype(np.float32)
-            rows += _take_turns({name: call(images) for name, call in servers.items()}, batch, turns, SERVER_BASE)
+            progress.begin(f"{model.name}, batch {batch}", turns * len(servers), "turns")
+            calls = {name: call(images) for name, call in servers.items()}
+            rows += _take_turns(calls, batch, turns, SERVER_BASE, progress)
+            progress.end()
         phones = _phones(model, preprocessing, place, threads)
         images = random.integers(0, 256, (1, *shape)).astype(np.uint8)
-        rows += _take_turns({name: call(images) for name, call in phones.items()}, 1, 3 * turns, PHONE_BASE)
+        progress.begin(f"{model.name}, .tflite", 3 * turns * len(phones), "turns")
+        calls = {name: call(images) for name, call in phones.items()}
+        rows += _take_turns(calls, 1, 3 * turns, PHONE_BASE, progress)
+        progress.end()
     return rows
 
 
-def _take_turns(contestants: dict[str, Callable[[], None]], batch: int, turns: int, base: str) -> list[dict]:
+def _take_turns(
+    contestants: dict[str, Callable[[], None]], batch: int, turns: int, base: str, progress: Progress
+) -> list[dict]:
     wall: dict[str, list[float]] = {name: [] for name in contestants}
     cpu: dict[str, list[float]] = {name: [] for name in contestants}
     calls = {}
@@ -82,6 +98,7 @@ def _take_turns(contestants: dict[str, Callable[[], None]], batch: int, turns: i
                 times.append(time.perf_counter() - began)
             wall[name].append(median(times))
             cpu[name].append((time.process_time() - used) / calls[name])
+            progress.step()
     rows = []
     for name in contestants:
         against = "tflite float32" if name == "tflite int8" else base

@@ -45,11 +45,11 @@ from keras_resnet.export.parity import (
     size_of,
     table,
 )
-from keras_resnet.export.progress import Progress
 from keras_resnet.export.saved_model import VERSION, write_saved_model
 from keras_resnet.export.serving import check_classifier, classes_of, explained_scores, serving_network
 from keras_resnet.export.tflite import CALIBRATED, IO_TYPES, QUANTIZERS, VARIANTS, check_quantizer, convert
 from keras_resnet.export.tflite_metadata import add_metadata
+from keras_resnet.progress import Progress
 from keras_resnet.storage import atomic_directory, check_writable, save_model, write_json, write_text
 
 FORMATS = ("saved_model", *VARIANTS, "onnx", "openvino")
@@ -171,7 +171,7 @@ def export(
 
             places: dict[str, Path] = {}
             for name in formats:
-                progress.begin(f"write {name}", len(calibration) if name in CALIBRATED else 1)
+                progress.begin(f"write {name}", *((len(calibration),) if name in CALIBRATED else (1, "files")))
                 if name == "saved_model":
                     places[name] = folder / VERSION
                     write_saved_model(source, preprocessing, places[name], with_heatmap=with_heatmap)

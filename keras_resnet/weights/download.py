@@ -3,19 +3,18 @@
 import hashlib
 import http.client
 import os
-import sys
 import urllib.error
 import urllib.request
 from pathlib import Path
 
 from keras_resnet.errors import UserError
+from keras_resnet.progress import Progress
 from keras_resnet.storage import atomic_file
 from keras_resnet.weights.catalog import PublishedWeights
 
 CACHE_VARIABLE = "KERAS_RESNET_CACHE"
 TIMEOUT_S = 30
 CHUNK_BYTES = 1 << 20
-BAR_WIDTH = 30
 
 
 def cache_directory() -> Path:
@@ -85,22 +84,12 @@ def _download(url: str, path: Path, digest: str) -> None:
 
 def _copy(response, target: Path, expected: int, *, name: str) -> int:
     received = 0
+    progress = Progress()
+    progress.begin(name, expected or None, "B")
     with open(target, "wb") as file:
         while chunk := response.read(CHUNK_BYTES):
             file.write(chunk)
             received += len(chunk)
-            _show(name, received, expected)
-    if sys.stderr.isatty():
-        print(file=sys.stderr)
+            progress.step(len(chunk))
+    progress.end(received)
     return received
-
-
-def _show(name: str, received: int, expected: int) -> None:
-    # A log file is no place for a bar that redraws itself.
-    if not sys.stderr.isatty():
-        return
-    done = f"{received / 1e6:,.1f} MB"
-    if expected:
-        filled = BAR_WIDTH * received // expected
-        done = f"[{'#' * filled}{'.' * (BAR_WIDTH - filled)}] {done} of {expected / 1e6:,.1f} MB"
-    print(f"\r{name} {done}", end="", file=sys.stderr, flush=True)
