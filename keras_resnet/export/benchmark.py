@@ -20,6 +20,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_resnet.data.preprocessing import Preprocessing
+from keras_resnet.export.interchange import write_interchange
 from keras_resnet.export.saved_model import write_saved_model
 from keras_resnet.export.serving import serving_network
 from keras_resnet.export.tflite import convert
@@ -133,12 +134,11 @@ def _servers(model: keras.Model, preprocessing: Preprocessing, place: Path) -> d
         write_saved_model(model, preprocessing, place / "ours_heat", with_heatmap=True)
         found["SavedModel with heat map"] = _signature(place / "ours_heat")
     network = serving_network(model, preprocessing)
-    network(np.zeros((1, *network.inputs[0].shape[1:]), np.float32))
     try:
         import onnxruntime
 
-        network.export(os.fspath(place / "ours.onnx"), format="onnx", verbose=False)
-        session = onnxruntime.InferenceSession(os.fspath(place / "ours.onnx"), providers=["CPUExecutionProvider"])
+        file = write_interchange(network, "onnx", place)
+        session = onnxruntime.InferenceSession(os.fspath(file), providers=["CPUExecutionProvider"])
         name = session.get_inputs()[0].name
         found["ONNX Runtime"] = lambda images: lambda: session.run(None, {name: images})
     except ImportError:
@@ -146,9 +146,9 @@ def _servers(model: keras.Model, preprocessing: Preprocessing, place: Path) -> d
     try:
         import openvino
 
-        network.export(os.fspath(place / "ours.xml"), format="openvino", verbose=False)
+        file = write_interchange(network, "openvino", place)
         settings = {"INFERENCE_PRECISION_HINT": "f32"}
-        compiled = openvino.Core().compile_model(os.fspath(place / "ours.xml"), "CPU", settings)
+        compiled = openvino.Core().compile_model(os.fspath(file), "CPU", settings)
         found["OpenVINO"] = lambda images: lambda: compiled([images])
     except ImportError:
         pass

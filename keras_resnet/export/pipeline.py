@@ -20,7 +20,6 @@ import importlib.util
 import os
 import shutil
 import time
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +34,7 @@ from keras_resnet.data.preprocessing import Preprocessing, normalize, resize_ima
 from keras_resnet.errors import UserError, unknown_name
 from keras_resnet.export.calibration import calibration_images
 from keras_resnet.export.folding import to_float32
+from keras_resnet.export.interchange import write_interchange
 from keras_resnet.export.parity import (
     LIMITS,
     Row,
@@ -176,7 +176,7 @@ def export(
                     places[name] = folder / VERSION
                     write_saved_model(source, preprocessing, places[name], with_heatmap=with_heatmap)
                 elif name in PACKAGES:
-                    places[name] = _write_interchange(network(name), name, folder)
+                    places[name] = write_interchange(network(name), name, folder)
                 else:
                     contents = convert(
                         network(name),
@@ -281,43 +281,6 @@ def _parity_set(images, labels, calibration, calibration_labels, preprocessing) 
     resized = np.stack([np.asarray(resize_image(image, preprocessing)) for image in images])
     # Whole pixels: what every artifact, also one with integer input, can be given exactly.
     return np.clip(np.rint(resized), 0, 255).astype(np.uint8), None if labels is None else np.asarray(labels)
-
-
-def _write_interchange(network: keras.Model, name: str, folder: Path) -> Path:
-    import logging
-
-    shape = (1, *network.inputs[0].shape[1:])
-    sample = [np.zeros(shape if len(x.shape) > 1 else (1,), x.dtype) for x in network.inputs]
-    # Keras exports to ONNX what has been called before only.
-    network({x.name: value for x, value in zip(network.inputs, sample, strict=True)} if len(sample) > 1 else sample[0])
-    path = folder / "model.onnx" if name == "onnx" else folder / "openvino" / "model.xml"
-    path.parent.mkdir(exist_ok=True)
-    logging.getLogger("tf2onnx").setLevel(logging.ERROR)
-    with _eager_garbage_collection(), warnings.catch_warnings():
-        # About names of NumPy that Keras looks for; no business of who exports.
-        warnings.simplefilter("ignore", FutureWarning)
-        network.export(os.fspath(path), format=name, verbose=False)
-    return path
-
-
-@contextlib.contextmanager
-def _eager_garbage_collection():
-    """Collects cyclic garbage often inside the `with` block.
-
-    tf2onnx drops a copy of the whole graph, weights included, at each of its passes, in reference cycles. Python waits
-    with those until a quarter of all objects are new: 6 GB for ResNet-50.
-    """
-    before = gc.get_threshold()
-    gc.collect()
-    gc.freeze()  # what exists already does not count, and need not be looked at
-    gc.collect()
-    gc.set_threshold(before[0], 5, 2)
-    try:
-        yield
-    finally:
-        gc.set_threshold(*before)
-        gc.unfreeze()
-        gc.collect()
 
 
 def _give_memory_back() -> None:

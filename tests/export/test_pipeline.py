@@ -89,11 +89,11 @@ def test_a_disk_that_fills_up_leaves_the_folder_as_it_was(model, pixels, tmp_pat
     def full(*arguments, **options):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    for place in ("write_saved_model", "write_json", "_write_interchange"):
+    for place in ("write_saved_model", "write_json", "write_interchange"):
         with monkeypatch.context() as patch:
             patch.setattr(pipeline, place, full)
-            formats = ("saved_model",) if place != "_write_interchange" else ("openvino",)
-            if place == "_write_interchange":
+            formats = ("saved_model",) if place != "write_interchange" else ("openvino",)
+            if place == "write_interchange":
                 patch.setattr(pipeline.importlib.util, "find_spec", lambda name: True)
             with pytest.raises(UserError, match="No space left"):
                 export(model, directory, formats=formats, overwrite=True, **given(pixels))
