@@ -8,6 +8,12 @@ from tqdm import tqdm
 _WIDTH = 100  # of a line in a log file
 
 
+def close_bars() -> None:
+    """Ends the lines of bars that an error cut short, so that its sentence gets a line of its own."""
+    for bar in list(tqdm._instances):
+        bar.close()
+
+
 class Progress:
     """A bar for each stage of some work: steps done, steps a second, time left.
 

@@ -1,5 +1,8 @@
 import io
+import sys
 
+from keras_resnet.cli import entry
+from keras_resnet.errors import UserError
 from keras_resnet.progress import Progress
 
 
@@ -53,7 +56,20 @@ def test_nothing_is_shown_where_nothing_shall(capsys, monkeypatch):
     use(Progress(4, show=False))
     monkeypatch.setattr("sys.stderr", Terminal())
     use(Progress(4, show=False))
-    import sys
-
     assert capsys.readouterr().err == ""
     assert sys.stderr.getvalue() == ""
+
+
+def test_an_error_gets_a_line_of_its_own(monkeypatch):
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stderr", terminal)
+
+    def work(arguments):
+        progress = Progress()
+        progress.begin("run int8", 50)
+        progress.step(20)
+        raise UserError("The disk is full.")
+
+    assert entry.run(work, entry.Parser(prog="work.py"), []) == 2
+    assert terminal.getvalue().splitlines()[-1] == "error: The disk is full."
+    assert terminal.getvalue().endswith("\nerror: The disk is full.\n")

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 from keras_resnet.errors import UserError, unknown_name
+from keras_resnet.progress import close_bars
 
 
 class Terminated(KeyboardInterrupt):
@@ -73,6 +74,7 @@ def run(command: Callable[[argparse.Namespace], int | None], parser: Parser, arg
     try:
         return command(parser.parse_args(argv)) or 0
     except UserError as error:
+        close_bars()
         print(f"error: {error}", file=sys.stderr)
         return 2
     except ModuleNotFoundError as error:
@@ -88,6 +90,7 @@ def run(command: Callable[[argparse.Namespace], int | None], parser: Parser, arg
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except KeyboardInterrupt as interrupt:
+        close_bars()
         print(f"\n{interrupt or 'Interrupted.'}", file=sys.stderr)
         return 143 if isinstance(interrupt, Terminated) else 130
     finally:
