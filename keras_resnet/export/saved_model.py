@@ -3,8 +3,7 @@
 The folder has TensorFlow Serving's layout, one numbered SavedModel below the model's name, with what a client needs
 beside it: model.keras, labels.txt and preprocessing.json.
 
-All signatures call one function, and only the variables that it reads are stored, each once: Keras' own export stores
-every weight twice.
+All signatures call one function, and its weights are stored once: Keras' own export stores every weight twice.
 """
 
 import os
@@ -19,6 +18,8 @@ from keras_resnet.storage import atomic_directory, save_model, write_json, write
 
 VERSION = "1"
 TOP = 5
+# Weights above this stay variables: loading ResNet-50's 102 MB as constants takes 2.5 GB, as variables 0.9 GB.
+CONSTANT_BYTES = 128 * 2**20
 
 
 def export_saved_model(
@@ -77,7 +78,8 @@ def write_saved_model(
     can_explain = check_classifier(model, preprocessing).dense is not None
     heatmap = "input" if can_explain or with_heatmap else "none"
     network = serving_network(model, preprocessing, heatmap=heatmap, classes="column")
-    core = _shared_function(network, can_explain)
+    kernels = _variables_of(network)
+    core = _shared_function(network, kernels, can_explain)
     labels = tf.constant(classes_of(model, preprocessing))
     top = min(TOP, len(preprocessing.labels) or network.outputs[0].shape[-1])
     height, width, channels = preprocessing.height, preprocessing.width, preprocessing.channels
@@ -135,7 +137,7 @@ def write_saved_model(
         signatures["explain_bytes"] = (lambda images: answer(decode(images), explain=True), [files])
         signatures["explain_class_bytes"] = (explain_class, [files, target])
     module = tf.Module()
-    module.kernels = [variable for variable in network.variables if len(variable.shape) >= 2]
+    module.kernels = kernels
     tf.saved_model.save(
         module,
         os.fspath(path),
@@ -147,21 +149,34 @@ def write_saved_model(
     write_json(Path(path) / "assets.extra" / "preprocessing.json", preprocessing.to_dict())
 
 
-def _shared_function(network: keras.Model, can_explain: bool):
+def _shared_function(network: keras.Model, kernels: list, can_explain: bool):
     """The network as one TensorFlow function, traced and stored once for all signatures.
 
-    Biases and scales lie in it as constants, which spares an operator to shape each of them at every call. Kernels stay
-    variables: as constants they are copied again and again while the graph is loaded and optimised (3.3 GB instead of
-    0.9 GB for ResNet-50) and were no faster.
+    What is not among `kernels`, which stay variables, lies in it as constants.
     """
-    small = [(variable, tf.constant(variable.value)) for variable in network.variables if len(variable.shape) < 2]
+    kept = {id(kernel) for kernel in kernels}
+    values = [(variable, variable.numpy()) for variable in network.variables if id(variable) not in kept]
     specs = [tf.TensorSpec(network.inputs[0].shape, tf.float32, name="images")]
     if can_explain:
         specs.append(tf.TensorSpec([None], tf.int32, name="target"))
 
     @tf.function(input_signature=specs)
     def run(images, target=None):
-        with keras.StatelessScope(state_mapping=small):
+        # Made inside: a large tensor from outside would be handed in at every call, like a variable.
+        constants = [(variable, tf.constant(value)) for variable, value in values]
+        with keras.StatelessScope(state_mapping=constants):
             return network({"images": images, "target": target} if can_explain else images, training=False)
 
     return run if can_explain else lambda images, target: run(images)
+
+
+def _variables_of(network: keras.Model) -> list:
+    """The weights that the SavedModel keeps as variables: none, or the kernels of a large network.
+
+    Of constants oneDNN rearranges a convolution's weights once, of variables at every call: ResNet-50 is 1.15 times as
+    fast at batch 1, ResNet-20 1.06 times at batch 32. But TensorFlow copies constants again and again while it loads
+    and optimises the graph.
+    """
+    kernels = [variable for variable in network.variables if len(variable.shape) >= 2]
+    size = sum(variable.numpy().nbytes for variable in kernels)
+    return kernels if size > CONSTANT_BYTES else []
