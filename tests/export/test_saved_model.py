@@ -8,14 +8,22 @@ import tensorflow as tf
 from PIL import Image
 
 from keras_resnet.data.preprocessing import decode_image, normalize, preprocess
+from keras_resnet.export import saved_model
 from keras_resnet.export.saved_model import export_saved_model
 from keras_resnet.export.serving import gradient_heatmaps
 from keras_resnet.prediction import load_predictor
 
 
-@pytest.fixture(scope="module")
-def folder(model, preprocessing, tmp_path_factory):
-    return export_saved_model(model, preprocessing, tmp_path_factory.mktemp("served") / "colours")
+@pytest.fixture(scope="module", params=["constants", "variables"])
+def folder(request, model, preprocessing, tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "variables":
+            patch.setattr(saved_model, "CONSTANT_BYTES", 0)
+        folder = export_saved_model(model, preprocessing, tmp_path_factory.mktemp("served") / "colours")
+    weights = sum(weight.numpy().nbytes for weight in model.trainable_weights)
+    beside = sum(path.stat().st_size for path in (folder / "variables").iterdir())
+    assert (beside > 0.9 * weights) == (request.param == "variables")
+    return folder
 
 
 @pytest.fixture(scope="module")
