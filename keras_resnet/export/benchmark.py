@@ -23,11 +23,11 @@ from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.export.interchange import write_interchange
 from keras_resnet.export.saved_model import write_saved_model
 from keras_resnet.export.serving import serving_network
-from keras_resnet.export.tflite import convert
+from keras_resnet.export.tflite import SCALED_ROWS, convert
 from keras_resnet.export.tflite_metadata import add_metadata
 from keras_resnet.progress import Progress
 
-PAUSE, MOMENT = 0.05, 0.05  # seconds
+PAUSE, MOMENT = 0.05, 0.25  # seconds
 SERVER_BASE, PHONE_BASE = "plain model.export", "tflite float32, from_keras_model"
 
 
@@ -175,14 +175,15 @@ def _phones(model: keras.Model, preprocessing: Preprocessing, place: Path, threa
         files = {PHONE_BASE: tf.lite.TFLiteConverter.from_keras_model(keras.Model(fixed, model(fixed))).convert()}
     plain = serving_network(model, preprocessing)
     labels = preprocessing.labels or tuple(str(number) for number in range(plain.outputs[0].shape[-1]))
-    kinds = [("tflite", plain)]
+    networks = {f"tflite {variant}": (variant, plain) for variant in ("float32", "int8")}
     if _can_explain(model, preprocessing):
-        kinds.append(("heat", serving_network(model, preprocessing, heatmap="top")))
-    for kind, network in kinds:
         for variant in ("float32", "int8"):
-            name = f"tflite {variant}" + (" with heat map" if kind == "heat" else "")
-            contents = convert(network, variant, calibration=noise)
-            files[name] = add_metadata(contents, preprocessing, labels, name=model.name)
+            classes = "scaled row" if variant in SCALED_ROWS else "row"
+            explaining = serving_network(model, preprocessing, heatmap="top", classes=classes)
+            networks[f"tflite {variant} with heat map"] = variant, explaining
+    for name, (variant, network) in networks.items():
+        contents = convert(network, variant, calibration=noise)
+        files[name] = add_metadata(contents, preprocessing, labels, name=model.name)
     found = {}
     for number, (name, contents) in enumerate(files.items()):
         path = place / f"{number}.tflite"

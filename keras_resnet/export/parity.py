@@ -313,7 +313,7 @@ def operators_of(name: str, path: Path) -> dict[str, int] | None:
         import re
 
         return _count(re.findall(r'<layer [^>]*type="(\w+)"', path.read_text()))
-    from keras_resnet.export.tflite_metadata import read_operators
+    from keras_resnet.export.tflite_file import read_operators
 
     return read_operators(path.read_bytes())
 

@@ -47,7 +47,7 @@ from keras_resnet.export.parity import (
 )
 from keras_resnet.export.saved_model import VERSION, write_saved_model
 from keras_resnet.export.serving import check_classifier, classes_of, explained_scores, serving_network
-from keras_resnet.export.tflite import CALIBRATED, IO_TYPES, QUANTIZERS, VARIANTS, check_quantizer, convert
+from keras_resnet.export.tflite import CALIBRATED, IO_TYPES, QUANTIZERS, SCALED_ROWS, VARIANTS, check_quantizer, convert
 from keras_resnet.export.tflite_metadata import add_metadata
 from keras_resnet.progress import Progress
 from keras_resnet.storage import atomic_directory, check_writable, save_model, write_json, write_text
@@ -161,13 +161,16 @@ def export(
             networks: dict[str, keras.Model] = {}
 
             def network(name: str) -> keras.Model:
-                # The quantiser to 16 bits knows neither a table of weights nor an input of whole numbers.
-                is_16_bit = with_heatmap and name == "int16x8"
-                key = "16 bits" if is_16_bit else "others"
-                if key not in networks:
-                    options = {"heatmap": "top", "classes": "all"} if is_16_bit else {"heatmap": heatmap}
-                    networks[key] = serving_network(source, preprocessing, **options)
-                return networks[key]
+                wanted, classes = heatmap, "row"
+                if with_heatmap and name == "int16x8":
+                    # The quantiser to 16 bits knows neither a table of weights nor an input of whole numbers.
+                    wanted, classes = "top", "all"
+                elif with_heatmap and name in SCALED_ROWS:
+                    classes = "scaled row"
+                if classes not in networks:
+                    networks.clear()  # one at a time: each holds all weights
+                    networks[classes] = serving_network(source, preprocessing, heatmap=wanted, classes=classes)
+                return networks[classes]
 
             places: dict[str, Path] = {}
             for name in formats:

@@ -148,9 +148,11 @@ class ClassActivation(layers.Layer):
     Args:
         dense: The head.
         classes: "row" for a graph whose weights are constants: the head's kernel is kept with one row a class, as a
-            .tflite file keeps it for the head. "column" for a graph whose weights are variables, where the kernel
-            would be transposed at every call. "all" computes the maps of all classes and picks one: 1/40 more work
-            for ResNet-50, but the only way that TFLite can quantise to 16-bit activations.
+            .tflite file keeps it for the head. "scaled row" is the same with each row divided by its largest magnitude
+            and the map multiplied by that: as an 8-bit .tflite file keeps the head (`tflite_file.share_head`).
+            "column" for a graph that runs in TensorFlow, which keeps the kernel with one column a class. "all" computes
+            the maps of all classes and picks one: 1/40 more work for ResNet-50, but the only way that TFLite can
+            quantise to 16-bit activations.
     """
 
     def __init__(self, dense: layers.Dense, classes: str, **options):
@@ -170,10 +172,16 @@ class ClassActivation(layers.Layer):
             maps = tf.matmul(tf.reshape(features, (-1, channels)), kernel)
             maps = tf.reshape(maps, (-1, rows * columns, kernel.shape[-1]))
             activation = tf.gather(maps, target, axis=2, batch_dims=1)
-        elif self.classes == "row":
-            weights = tf.gather(tf.transpose(kernel), target)
+        elif self.classes in ("row", "scaled row"):
+            kernel = tf.transpose(kernel)
+            largest = tf.reduce_max(tf.abs(kernel), axis=1)
+            is_scaled = self.classes == "scaled row"
+            table = tf.math.divide_no_nan(kernel, largest[:, tf.newaxis]) if is_scaled else kernel
+            weights = tf.reshape(tf.gather(table, target), (-1, channels, 1))
             positions = tf.reshape(features, (-1, rows * columns, channels))
-            activation = tf.matmul(positions, weights[:, :, tf.newaxis])
+            activation = tf.matmul(positions, weights)
+            if is_scaled:
+                activation *= tf.reshape(tf.gather(largest, target), (-1, 1, 1))
         else:
             # TensorFlow's product of such thin matrices takes ten times as long as this.
             weights = tf.transpose(tf.gather(kernel, target, axis=1))

@@ -19,9 +19,11 @@ import keras
 import numpy as np
 
 from keras_resnet.errors import UserError, unknown_name
+from keras_resnet.export.tflite_file import share_head
 
 VARIANTS = ("float32", "float16", "dynamic", "int8", "int16x8")
 CALIBRATED = ("int8", "int16x8")
+SCALED_ROWS = ("dynamic", "int8")  # these share the head's weights if the heat map reads "scaled row"
 QUANTIZERS = ("converter", "litert")
 IO_TYPES = ("uint8", "int8", "float32")
 
@@ -71,7 +73,7 @@ def convert(
     if quantizer == "litert" and variant in ("dynamic", "int8"):
         check_quantizer(quantizer, variant, io_type, targets=len(network.inputs) > 1)
         plain = convert(network, "float32", batch=batch)
-        return _quantize_with_litert(plain, variant, calibration, progress)
+        return share_head(_quantize_with_litert(plain, variant, calibration, progress))
 
     import tensorflow as tf
 
@@ -96,9 +98,10 @@ def convert(
             ]
         with _quiet():
             try:
-                return converter.convert()
+                contents = converter.convert()
             except Exception as error:  # ConverterError, ValueError, RuntimeError: by the stage that fails
                 raise _conversion_error(error, variant) from error
+    return share_head(contents) if variant in SCALED_ROWS else contents
 
 
 def check_quantizer(quantizer: str, variant: str, io_type: str, *, targets: bool = False) -> None:
@@ -141,6 +144,7 @@ def _write_graph(network: keras.Model, batch: int | None, folder: str) -> None:
 def _samples(network: keras.Model, images: np.ndarray, batch: int | None, progress: Callable) -> Iterator[dict]:
     size = batch or 1
     has_target = len(network.inputs) > 1
+    classes = next(x.shape[-1] for x in network.outputs if len(x.shape) == 2)
     for start in range(0, len(images), size):
         chunk = images[start : start + size]
         if len(chunk) < size:
@@ -152,7 +156,9 @@ def _samples(network: keras.Model, images: np.ndarray, batch: int | None, progre
             chunk[0, 0, 0], chunk[0, -1, -1] = 0.0, 255.0
         sample = {"images": chunk.astype(np.float32)}
         if has_target:
-            sample["target"] = np.full(size, -1, np.int32)
+            # Maps of other classes than the top one have other ranges: every second call asks for one, all in turn.
+            is_top = start // size % 2 == 0
+            sample["target"] = np.full(size, -1 if is_top else start * classes // len(images), np.int32)
         yield sample
         progress()
 

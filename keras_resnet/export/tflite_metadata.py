@@ -12,11 +12,10 @@ import zipfile
 from typing import Any
 
 import flatbuffers
-import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 from keras_resnet.data.preprocessing import Preprocessing
-from keras_resnet.errors import UserError
+from keras_resnet.export.tflite_file import pack, unpack
 
 METADATA = "TFLITE_METADATA"
 LABELS = "labels.txt"
@@ -39,12 +38,7 @@ def add_metadata(contents: bytes, preprocessing: Preprocessing, labels: tuple[st
     Returns:
         The file with metadata, `labels.txt` and `preprocessing.json`.
     """
-    model = schema.ModelT.InitFromPackedBuf(contents, 0)
-    for buffer in model.buffers:
-        # Some writers put the constants behind the FlatBuffer; packed anew, they would be sought in the wrong place.
-        if buffer.offset > 1:
-            buffer.data = np.frombuffer(contents, np.uint8, buffer.size, buffer.offset)
-            buffer.offset = buffer.size = 0
+    model = unpack(contents)
     graph = model.subgraphs[0]
     inputs = [_tensor_name(graph, index) for index in graph.inputs]
     outputs = [_tensor_name(graph, index) for index in graph.outputs]
@@ -55,40 +49,12 @@ def add_metadata(contents: bytes, preprocessing: Preprocessing, labels: tuple[st
     entry = schema.MetadataT()
     entry.name, entry.buffer = METADATA, len(model.buffers) - 1
     model.metadata = [old for old in model.metadata or [] if old.name != METADATA.encode()] + [entry]
-    builder = flatbuffers.Builder(len(contents) + 4096)
-    builder.Finish(model.Pack(builder), b"TFL3")
-    file = io.BytesIO(bytes(builder.Output()))
+    file = io.BytesIO(pack(model))
     # Stored, not deflated: Android maps the files from the archive without unpacking it.
     with zipfile.ZipFile(file, "a", zipfile.ZIP_STORED) as archive:
         archive.writestr(LABELS, "".join(f"{label}\n" for label in labels))
         archive.writestr(PREPROCESSING, json.dumps(preprocessing.to_dict(), ensure_ascii=False))
     return file.getvalue()
-
-
-def read_operators(contents: bytes) -> dict[str, int]:
-    """Counts the operators of a .tflite file by kind.
-
-    Raises:
-        UserError: The file is empty or no TFLite model.
-    """
-    if contents[4:8] != b"TFL3":
-        raise UserError("This is no .tflite file: it does not carry the mark TFL3.")
-    try:
-        model = schema.ModelT.InitFromPackedBuf(contents, 0)
-        names = {value: key for key, value in vars(schema.BuiltinOperator).items() if isinstance(value, int)}
-        counts: dict[str, int] = {}
-        for graph in model.subgraphs:
-            for operator in graph.operators or []:
-                code = model.operatorCodes[operator.opcodeIndex]
-                kind = names.get(max(code.builtinCode, code.deprecatedBuiltinCode), "?")
-                if kind == "CUSTOM":
-                    kind = (code.customCode or b"custom").decode()
-                counts[kind] = counts.get(kind, 0) + 1
-    except UserError:
-        raise
-    except Exception as error:  # flatbuffers reads past the end in many ways
-        raise UserError(f"This is no whole .tflite file: {type(error).__name__}.") from None
-    return counts
 
 
 def read_associated(contents_or_path: Any) -> dict[str, bytes]:

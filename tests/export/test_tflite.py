@@ -1,3 +1,4 @@
+import dataclasses
 import io
 import json
 import os
@@ -16,7 +17,9 @@ from keras_resnet.data.preprocessing import normalize  # noqa: E402
 from keras_resnet.errors import UserError  # noqa: E402
 from keras_resnet.export.serving import gradient_heatmaps, serving_network  # noqa: E402
 from keras_resnet.export.tflite import VARIANTS, convert  # noqa: E402
-from keras_resnet.export.tflite_metadata import add_metadata, read_operators  # noqa: E402
+from keras_resnet.export.tflite_file import read_operators, share_head  # noqa: E402
+from keras_resnet.export.tflite_metadata import add_metadata  # noqa: E402
+from keras_resnet.models.resnet import build_model  # noqa: E402
 from keras_resnet.prediction import load_predictor  # noqa: E402
 
 # How far a probability may be from float32's: rounding; half-precision weights; 8-bit weights; 8 bits everywhere.
@@ -96,7 +99,8 @@ def test_batches_fixed_and_open(network, model, preprocessing, pixels, batch, tm
     ("variant", "options", "least"),
     [
         ("float32", {"heatmap": "input"}, 0.999),
-        ("int8", {"heatmap": "input"}, 0.95),
+        ("dynamic", {"heatmap": "input", "classes": "scaled row"}, 0.99),
+        ("int8", {"heatmap": "input", "classes": "scaled row"}, 0.95),
         ("int16x8", {"heatmap": "top", "classes": "all"}, 0.95),
     ],
 )
@@ -118,12 +122,42 @@ def test_the_heat_map_is_grad_cam_of_the_original(variant, options, least, model
         assert np.mean(found) >= least
 
 
+@pytest.mark.parametrize("variant", ["dynamic", "int8"])
+def test_the_heat_map_reads_the_weights_of_the_head(variant, preprocessing, calibration):
+    """Of 100 classes, whose weights are of very different size: stored once, and the map is in units of the logit."""
+    wide = build_model("resnet8", num_classes=100, input_shape=(16, 16, 3))
+    head = wide.layers[-1]
+    sizes = np.geomspace(0.2, 2.0, 100, dtype=np.float32)
+    head.kernel.assign(np.asarray(head.kernel) * sizes)
+    images = calibration[:10].astype(np.uint8)
+    preprocessing = dataclasses.replace(preprocessing, labels=())  # the colours' names are three
+    contents = {}
+    for classes in ("row", "scaled row"):
+        network = serving_network(wide, preprocessing, heatmap="input", classes=classes)
+        # Often enough that calibration asks for most classes.
+        images = np.tile(calibration, (5, 1, 1, 1))
+        contents[classes] = convert(network, variant, calibration=images, io_type="float32")
+    serve = interpreter_of(contents["scaled row"]).get_signature_runner("serving_default")
+    images = np.repeat(calibration[:10], 12, axis=0)
+    targets = np.tile(np.arange(0, 100, 9, dtype=np.int32), 10)
+    expected = network({"images": images, "target": targets})["heatmap"].numpy()
+
+    found = [
+        serve(images=image[np.newaxis], target=np.array([target]))["heatmap"][0]
+        for image, target in zip(images, targets, strict=True)
+    ]
+
+    # A table of 64 bytes a class less; the scales and operators that come in its place take some back.
+    assert len(contents["scaled row"]) < len(contents["row"]) - 64 * 100 / 2
+    assert share_head(contents["scaled row"]) == contents["scaled row"]
+    # Eight bits for the largest map of any class, in features, weights and result.
+    np.testing.assert_allclose(found, expected, atol=0.05 * expected.max())
+
+
 def test_mixed_precision_runs_on_builtin_operators(preprocessing):
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy("mixed_float16")
     try:
-        from keras_resnet.models.resnet import build_model
-
         mixed = build_model("resnet8", num_classes=3, input_shape=(16, 16, 3))
     finally:
         keras.config.set_dtype_policy(before)
