@@ -13,7 +13,7 @@ import keras
 import tensorflow as tf
 
 from keras_resnet.data.preprocessing import Preprocessing, decode_image, resize_image
-from keras_resnet.export.serving import check_classifier, classes_of, serving_network
+from keras_resnet.export.serving import check_classifier, class_activation, classes_of, serving_network
 from keras_resnet.storage import atomic_directory, save_model, write_json, write_text
 
 VERSION = "1"
@@ -76,19 +76,21 @@ def write_saved_model(
         UserError: The model is no classifier.
     """
     can_explain = check_classifier(model, preprocessing).dense is not None
-    heatmap = "input" if can_explain or with_heatmap else "none"
-    network = serving_network(model, preprocessing, heatmap=heatmap, classes="column")
+    network = serving_network(model, preprocessing, heatmap="parts" if can_explain or with_heatmap else "none")
     kernels = _variables_of(network)
-    core = _shared_function(network, kernels, can_explain)
-    labels = tf.constant(classes_of(model, preprocessing))
-    top = min(TOP, len(preprocessing.labels) or network.outputs[0].shape[-1])
+    core = _shared_function(network, kernels)
+    names = classes_of(model, preprocessing)
+    labels, top = tf.constant(names), min(TOP, len(names))
     height, width, channels = preprocessing.height, preprocessing.width, preprocessing.channels
 
     def answer(images, target=None, explain=with_heatmap):
-        outputs = core(images, tf.fill(tf.shape(images)[:1], -1) if target is None else target)
+        outputs = core(images)
         scores, best = tf.math.top_k(outputs["probabilities"], top)
         result = {"probabilities": outputs["probabilities"], "labels": tf.gather(labels, best), "scores": scores}
-        return {**result, "heatmap": outputs["heatmap"]} if explain else result
+        if explain:
+            shown = best[:, 0] if target is None else tf.where(target < 0, best[:, 0], target)
+            result["heatmap"] = class_activation(outputs["features"], outputs["kernel"], shown)
+        return result
 
     # A function of its own is traced and stored once for all signatures.
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string)])
@@ -149,25 +151,22 @@ def write_saved_model(
     write_json(Path(path) / "assets.extra" / "preprocessing.json", preprocessing.to_dict())
 
 
-def _shared_function(network: keras.Model, kernels: list, can_explain: bool):
+def _shared_function(network: keras.Model, kernels: list):
     """The network as one TensorFlow function, traced and stored once for all signatures.
 
     What is not among `kernels`, which stay variables, lies in it as constants.
     """
     kept = {id(kernel) for kernel in kernels}
     values = [(variable, variable.numpy()) for variable in network.variables if id(variable) not in kept]
-    specs = [tf.TensorSpec(network.inputs[0].shape, tf.float32, name="images")]
-    if can_explain:
-        specs.append(tf.TensorSpec([None], tf.int32, name="target"))
 
-    @tf.function(input_signature=specs)
-    def run(images, target=None):
+    @tf.function(input_signature=[tf.TensorSpec(network.inputs[0].shape, tf.float32, name="images")])
+    def run(images):
         # Made inside: a large tensor from outside would be handed in at every call, like a variable.
         constants = [(variable, tf.constant(value)) for variable, value in values]
         with keras.StatelessScope(state_mapping=constants):
-            return network({"images": images, "target": target} if can_explain else images, training=False)
+            return network(images, training=False)
 
-    return run if can_explain else lambda images, target: run(images)
+    return run
 
 
 def _variables_of(network: keras.Model) -> list:

@@ -18,8 +18,6 @@ from keras_resnet.errors import UserError
 from keras_resnet.export.folding import fold_batch_norms, fold_pixels, to_float32
 from keras_resnet.models.deep_graphs import deep_graphs
 
-HEATMAPS = ("none", "top", "input")
-
 
 @dataclass(frozen=True)
 class Head:
@@ -92,14 +90,14 @@ def serving_network(
         model: A classifier that returns logits or probabilities, of any floating-point precision; left as it is.
         preprocessing: How an image becomes its input; its normalisation goes into the network.
         heatmap: "none"; "top" adds the heat map of the most probable class; "input" adds it for the class that a
-            second input names (-1: the most probable one).
+            second input names (-1: the most probable one). "parts" adds what `class_activation` draws it from.
         classes: How the heat map reads the head, see `ClassActivation`.
 
     Returns:
         A float32 model without foldable batch normalisation, from `images`, float32 (batch, height, width, channels)
         in 0..255, RGB (and `target`, int32 (batch,)), to a dictionary: `probabilities`, float32 (batch, classes), and
         `heatmap`, float32 (batch, rows, columns), at least 0, in units of the logit: where the features speak for the
-        class. Divide it by its maximum to draw it.
+        class. Divide it by its maximum to draw it. With "parts", `features` and `kernel` in its place.
 
     Raises:
         UserError: The model is no such classifier, or a heat map is asked for and it does not end in global average
@@ -133,11 +131,15 @@ def serving_network(
     answers = {"probabilities": probabilities}
     if features is not None:
         inner = next(layer for layer in pixels.layers if isinstance(layer, keras.Model))
+        dense = inner.get_layer(head.dense)
         read = [features, scores]
         if heatmap == "input":
             inputs["target"] = keras.Input((), dtype="int32", name="target")
             read.append(inputs["target"])
-        answers["heatmap"] = ClassActivation(inner.get_layer(head.dense), classes, name="heatmap")(read)
+        if heatmap == "parts":
+            answers |= {"features": features, "kernel": HeadKernel(dense, name="kernel")(features)}
+        else:
+            answers["heatmap"] = ClassActivation(dense, classes, name="heatmap")(read)
     with deep_graphs():
         return keras.Model(inputs if len(inputs) > 1 else pixels.inputs[0], answers, name=model.name)
 
@@ -149,10 +151,9 @@ class ClassActivation(layers.Layer):
         dense: The head.
         classes: "row" for a graph whose weights are constants: the head's kernel is kept with one row a class, as a
             .tflite file keeps it for the head. "scaled row" is the same with each row divided by its largest magnitude
-            and the map multiplied by that: as an 8-bit .tflite file keeps the head (`tflite_file.share_head`).
-            "column" for a graph that runs in TensorFlow, which keeps the kernel with one column a class. "all" computes
-            the maps of all classes and picks one: 1/40 more work for ResNet-50, but the only way that TFLite can
-            quantise to 16-bit activations.
+            and the map multiplied by that: as an 8-bit .tflite file keeps the head (`tflite_file.share_head`). "all"
+            computes the maps of all classes and picks one: 1/40 more work for ResNet-50, but the only way that TFLite
+            can quantise to 16-bit activations.
     """
 
     def __init__(self, dense: layers.Dense, classes: str, **options):
@@ -172,7 +173,7 @@ class ClassActivation(layers.Layer):
             maps = tf.matmul(tf.reshape(features, (-1, channels)), kernel)
             maps = tf.reshape(maps, (-1, rows * columns, kernel.shape[-1]))
             activation = tf.gather(maps, target, axis=2, batch_dims=1)
-        elif self.classes in ("row", "scaled row"):
+        else:
             kernel = tf.transpose(kernel)
             largest = tf.reduce_max(tf.abs(kernel), axis=1)
             is_scaled = self.classes == "scaled row"
@@ -182,14 +183,46 @@ class ClassActivation(layers.Layer):
             activation = tf.matmul(positions, weights)
             if is_scaled:
                 activation *= tf.reshape(tf.gather(largest, target), (-1, 1, 1))
-        else:
-            # TensorFlow's product of such thin matrices takes ten times as long as this.
-            weights = tf.transpose(tf.gather(kernel, target, axis=1))
-            activation = tf.reduce_sum(features * weights[:, tf.newaxis, tf.newaxis], axis=-1)
         return tf.nn.relu(tf.reshape(activation, (-1, rows, columns)))
 
     def compute_output_shape(self, input_shape):
         return input_shape[0][:-1]
+
+
+class HeadKernel(layers.Layer):
+    """The weights of the head themselves, as an output beside the features, for `class_activation`.
+
+    Args:
+        dense: The head.
+    """
+
+    def __init__(self, dense: layers.Dense, **options):
+        super().__init__(**options)
+        self.dense = dense
+
+    def call(self, features):
+        return tf.convert_to_tensor(self.dense.kernel)
+
+    def compute_output_shape(self, input_shape):
+        return tuple(self.dense.kernel.shape)
+
+
+def class_activation(features: tf.Tensor, kernel: tf.Tensor, target: tf.Tensor) -> tf.Tensor:
+    """Returns the class activation map, as `ClassActivation` does, with the fewest operators for TensorFlow.
+
+    Of a small network at batch 1 the time is that of starting operators, and its product of such thin matrices takes
+    ten times as long as this. Where the kernel is a constant, so are its rows.
+
+    Args:
+        features: float32 (batch, rows, columns, channels).
+        kernel: float32 (channels, classes).
+        target: int32 (batch,), the class.
+
+    Returns:
+        float32 (batch, rows, columns), at least 0.
+    """
+    rows = tf.reshape(tf.transpose(kernel), (kernel.shape[1], 1, 1, kernel.shape[0]))
+    return tf.nn.relu(tf.reduce_sum(features * tf.gather(rows, target), axis=-1))
 
 
 def classes_of(model: keras.Model, preprocessing: Preprocessing) -> tuple[str, ...]:

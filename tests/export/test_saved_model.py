@@ -1,3 +1,4 @@
+import dataclasses
 import io
 import subprocess
 import sys
@@ -66,6 +67,13 @@ def test_every_signature_answers_as_the_network(model, preprocessing, pixels, lo
     expected = tf.nn.softmax(model(prepared)).numpy()
     answer = loaded.signatures["serve_bytes"](images=tf.constant(files))
     np.testing.assert_allclose(answer["probabilities"], expected, **SAME)
+
+
+def test_fewer_than_five_classes_without_names(model, preprocessing, pixels, tmp_path):
+    path = export_saved_model(model, dataclasses.replace(preprocessing, labels=()), tmp_path / "numbers")
+    answer = tf.saved_model.load(str(path)).signatures["serving_default"](images=tf.constant(pixels[0][:2], tf.float32))
+    best = np.argsort(-answer["probabilities"].numpy(), axis=1)
+    assert [[int(label) for label in row] for row in answer["labels"].numpy()] == best.tolist()
 
 
 def test_uint8_of_any_size_is_resized_as_in_training(model, preprocessing, loaded):
