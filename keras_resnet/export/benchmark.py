@@ -3,7 +3,8 @@
 Contestants take turns, each time in another order, so that a busy machine is busy for all of them and none always comes
 behind the same one, whose weights fill the caches. A turn is a pause, in which the threads of the one before stop
 waiting for work (they do so by spinning, and would take a core from the next), and as many calls as fit in a moment, of
-which the median counts. Ratios are medians of the ratios within a turn.
+which the median counts; at least a few, because the first finds the caches cold. Long calls come one a turn, and in
+fewer turns. Ratios are medians of the ratios within a turn.
 """
 
 import contextlib
@@ -27,7 +28,8 @@ from keras_resnet.export.tflite import SCALED_ROWS, convert
 from keras_resnet.export.tflite_metadata import add_metadata
 from keras_resnet.progress import Progress
 
-PAUSE, MOMENT = 0.05, 0.25  # seconds
+PAUSE, MOMENT, LONG = 0.05, 0.05, 0.2  # seconds
+FEW, SHORT_TURNS = 5, 3
 SERVER_BASE, PHONE_BASE = "plain model.export", "tflite float32, from_keras_model"
 
 
@@ -46,7 +48,7 @@ def measure(
         model: A float32 network.
         preprocessing: How an image becomes its input.
         batches: The batches of the server formats; the .tflite files run with batch 1.
-        turns: How often each contestant runs; the median counts.
+        turns: How often each contestant runs, three times as often where no call is long; the median counts.
         threads: Threads of the .tflite files.
         progress: Shows one stage a batch and one for the .tflite files.
 
@@ -62,31 +64,31 @@ def measure(
         random = np.random.default_rng(0)
         for batch in batches:
             images = random.uniform(0, 255, (batch, *shape)).astype(np.float32)
-            progress.begin(f"{model.name}, batch {batch}", turns * len(servers), "turns")
             calls = {name: call(images) for name, call in servers.items()}
-            rows += _take_turns(calls, batch, turns, SERVER_BASE, progress)
-            progress.end()
+            rows += _take_turns(calls, batch, turns, SERVER_BASE, progress, f"{model.name}, batch {batch}")
         phones = _phones(model, preprocessing, place, threads)
         images = random.integers(0, 256, (1, *shape)).astype(np.uint8)
-        progress.begin(f"{model.name}, .tflite", 3 * turns * len(phones), "turns")
         calls = {name: call(images) for name, call in phones.items()}
-        rows += _take_turns(calls, 1, 3 * turns, PHONE_BASE, progress)
-        progress.end()
+        rows += _take_turns(calls, 1, turns, PHONE_BASE, progress, f"{model.name}, .tflite")
     return rows
 
 
 def _take_turns(
-    contestants: dict[str, Callable[[], None]], batch: int, turns: int, base: str, progress: Progress
+    contestants: dict[str, Callable[[], None]], batch: int, turns: int, base: str, progress: Progress, stage: str
 ) -> list[dict]:
     wall: dict[str, list[float]] = {name: [] for name in contestants}
     cpu: dict[str, list[float]] = {name: [] for name in contestants}
-    calls = {}
+    took = {}
     for name, call in contestants.items():
         for _ in range(2):  # they trace, optimise and warm up
             call()
         began = time.perf_counter()
         call()
-        calls[name] = max(1, min(200, int(MOMENT / (time.perf_counter() - began))))
+        took[name] = time.perf_counter() - began
+    is_long = max(took.values()) > LONG
+    calls = {name: 1 if is_long else max(FEW, min(200, int(MOMENT / seconds))) for name, seconds in took.items()}
+    turns *= 1 if is_long else SHORT_TURNS
+    progress.begin(stage, turns * len(contestants), "turns")
     random = np.random.default_rng(0)
     for _ in range(turns):
         for name in random.permutation(list(contestants)):
@@ -100,6 +102,7 @@ def _take_turns(
             wall[name].append(median(times))
             cpu[name].append((time.process_time() - used) / calls[name])
             progress.step()
+    progress.end()
     rows = []
     for name in contestants:
         against = "tflite float32" if name == "tflite int8" else base
