@@ -226,18 +226,24 @@ def _saved_model_predictor(path: Path) -> Predictor:
 def _tflite_predictor(path: Path) -> Predictor:
     from ai_edge_litert.interpreter import Interpreter
 
-    preprocessing = _preprocessing_of(
-        path,
-        _embedded_in_tflite(path),
-        [path.with_suffix(".preprocessing.json"), path.parent / "preprocessing.json"],
-    )
+    with path.open("rb") as file:
+        if file.read(8)[4:] != b"TFL3":
+            size = path.stat().st_size
+            raise UserError(f"{path} is no whole .tflite file: its {size} bytes do not carry the mark TFL3.")
     try:
         interpreter = Interpreter(model_path=os.fspath(path), num_threads=os.cpu_count())
         interpreter.allocate_tensors()
     except Exception as error:
         raise UserError(f"{path} is no whole .tflite file: {str(error).splitlines()[0]}") from None
+    preprocessing = _preprocessing_of(
+        path,
+        _embedded_in_tflite(path),
+        [path.with_suffix(".preprocessing.json"), path.parent / "preprocessing.json"],
+    )
     # Two dimensions: probabilities; three: a heat map. The second input, if any, asks which class to explain.
-    inputs = next(entry for entry in interpreter.get_input_details() if len(entry["shape"]) == 4)
+    inputs = next((entry for entry in interpreter.get_input_details() if len(entry["shape"]) == 4), None)
+    if inputs is None:
+        raise UserError(f"{path} takes no images: none of its inputs are [batch, height, width, channels].")
     targets = [entry for entry in interpreter.get_input_details() if entry["index"] != inputs["index"]]
     outputs = next((entry for entry in interpreter.get_output_details() if len(entry["shape"]) == 2), None)
     if outputs is None:

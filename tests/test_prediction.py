@@ -108,7 +108,7 @@ def test_what_is_no_model_is_refused(model, preprocessing, tmp_path, files):
         ("run", "has no model yet"),
         ("folder", "is no model"),
         (files[0].name, "is no model"),
-        ("rubbish.tflite", "no preprocessing beside it"),
+        ("rubbish.tflite", "no whole .tflite file"),
     ):
         with pytest.raises(UserError, match=message):
             load_predictor(tmp_path / path)

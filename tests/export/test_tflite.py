@@ -201,9 +201,21 @@ def test_broken_files_are_refused(tmp_path, preprocessing, int8):
         read_operators(b"")
     for name, contents in (("empty", b""), ("cut", int8[: len(int8) // 3]), ("noise", os.urandom(2000))):
         (tmp_path / f"{name}.tflite").write_bytes(contents)
+        with pytest.raises(UserError, match="no whole"):  # and not that its preprocessing is missing
+            load_predictor(tmp_path / f"{name}.tflite")
         (tmp_path / f"{name}.preprocessing.json").write_text(json.dumps(preprocessing.to_dict()))
         with pytest.raises(UserError, match=name):
             load_predictor(tmp_path / f"{name}.tflite")
+
+
+def test_a_file_of_something_else_is_refused(tmp_path, preprocessing):
+    numbers = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+    (tmp_path / "numbers.tflite").write_bytes(tf.lite.TFLiteConverter.from_keras_model(numbers).convert())
+    with pytest.raises(UserError, match="no preprocessing beside it"):
+        load_predictor(tmp_path / "numbers.tflite")
+    (tmp_path / "numbers.preprocessing.json").write_text(json.dumps(preprocessing.to_dict()))
+    with pytest.raises(UserError, match="takes no images"):
+        load_predictor(tmp_path / "numbers.tflite")
 
 
 def test_the_other_quantizer(network, preprocessing, pixels, model, calibration, tmp_path):
