@@ -24,7 +24,7 @@ from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.export.interchange import write_interchange
 from keras_resnet.export.saved_model import write_saved_model
 from keras_resnet.export.serving import serving_network
-from keras_resnet.export.tflite import SCALED_ROWS, convert
+from keras_resnet.export.tflite import READS_HEAD_BY, convert
 from keras_resnet.export.tflite_metadata import add_metadata
 from keras_resnet.progress import Progress
 
@@ -181,7 +181,7 @@ def _phones(model: keras.Model, preprocessing: Preprocessing, place: Path, threa
     networks = {f"tflite {variant}": (variant, plain) for variant in ("float32", "int8")}
     if _can_explain(model, preprocessing):
         for variant in ("float32", "int8"):
-            classes = "scaled row" if variant in SCALED_ROWS else "row"
+            classes = READS_HEAD_BY.get(variant, "row")
             explaining = serving_network(model, preprocessing, heatmap="top", classes=classes)
             networks[f"tflite {variant} with heat map"] = variant, explaining
     for name, (variant, network) in networks.items():

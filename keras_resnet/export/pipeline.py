@@ -47,7 +47,15 @@ from keras_resnet.export.parity import (
 )
 from keras_resnet.export.saved_model import VERSION, write_saved_model
 from keras_resnet.export.serving import check_classifier, classes_of, explained_scores, serving_network
-from keras_resnet.export.tflite import CALIBRATED, IO_TYPES, QUANTIZERS, SCALED_ROWS, VARIANTS, check_quantizer, convert
+from keras_resnet.export.tflite import (
+    CALIBRATED,
+    IO_TYPES,
+    QUANTIZERS,
+    READS_HEAD_BY,
+    VARIANTS,
+    check_quantizer,
+    convert,
+)
 from keras_resnet.export.tflite_metadata import add_metadata
 from keras_resnet.progress import Progress
 from keras_resnet.storage import atomic_directory, check_writable, save_model, write_json, write_text
@@ -161,14 +169,11 @@ def export(
             networks: dict[str, keras.Model] = {}
 
             def network(name: str) -> keras.Model:
-                wanted, classes = heatmap, "row"
-                if with_heatmap and name == "int16x8":
-                    # The quantiser to 16 bits knows neither a table of weights nor an input of whole numbers.
-                    wanted, classes = "top", "all"
-                elif with_heatmap and name in SCALED_ROWS:
-                    classes = "scaled row"
+                classes = READS_HEAD_BY.get(name, "row") if with_heatmap else "row"
                 if classes not in networks:
                     networks.clear()  # one at a time: each holds all weights
+                    # An input of whole numbers is unknown to the quantiser to 16 bits, too.
+                    wanted = "top" if classes == "all" else heatmap
                     networks[classes] = serving_network(source, preprocessing, heatmap=wanted, classes=classes)
                 return networks[classes]
 

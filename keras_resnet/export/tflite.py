@@ -23,7 +23,9 @@ from keras_resnet.export.tflite_file import share_head
 
 VARIANTS = ("float32", "float16", "dynamic", "int8", "int16x8")
 CALIBRATED = ("int8", "int16x8")
-SCALED_ROWS = ("dynamic", "int8")  # these share the head's weights if the heat map reads "scaled row"
+# How a heat map reads the head (`serving.ClassActivation`), where it is not by "row": 8-bit files can share the head's
+# weights then, and the quantiser to 16 bits knows no table of weights.
+READS_HEAD_BY = {"dynamic": "scaled row", "int8": "scaled row", "int16x8": "all"}
 QUANTIZERS = ("converter", "litert")
 IO_TYPES = ("uint8", "int8", "float32")
 
@@ -101,7 +103,7 @@ def convert(
                 contents = converter.convert()
             except Exception as error:  # ConverterError, ValueError, RuntimeError: by the stage that fails
                 raise _conversion_error(error, variant) from error
-    return share_head(contents) if variant in SCALED_ROWS else contents
+    return share_head(contents) if READS_HEAD_BY.get(variant) == "scaled row" else contents
 
 
 def check_quantizer(quantizer: str, variant: str, io_type: str, *, targets: bool = False) -> None:

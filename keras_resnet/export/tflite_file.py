@@ -1,4 +1,9 @@
-"""A .tflite file as the FlatBuffer that it is: read, write, and what the converter leaves to be done in it."""
+"""A .tflite file as the FlatBuffer that it is: read, write, and what the converter leaves to be done in it.
+
+Reference:
+    TensorFlow Lite, "8-bit quantization specification": weights are symmetric, -127..127, with one scale a class in
+    FULLY_CONNECTED; what only moves values has one scale for its input and output.
+"""
 
 import flatbuffers
 import numpy as np
@@ -12,7 +17,7 @@ _MOVES_VALUES = ("RESHAPE", "STRIDED_SLICE", "TRANSPOSE", "EXPAND_DIMS")
 
 
 def unpack(contents: bytes) -> schema.ModelT:
-    """Returns the file as an object that can be changed and packed again."""
+    """Returns a whole .tflite file, without what lies in an archive behind it, as an object that can be changed."""
     model = schema.ModelT.InitFromPackedBuf(contents, 0)
     for buffer in model.buffers:
         # Some writers put the constants behind the FlatBuffer; packed anew, they would be sought in the wrong place.
@@ -23,7 +28,7 @@ def unpack(contents: bytes) -> schema.ModelT:
 
 
 def pack(model: schema.ModelT) -> bytes:
-    """Returns the bytes of a file."""
+    """Returns the bytes of the .tflite file that `unpack` would read the same from."""
     size = sum(0 if buffer.data is None else len(buffer.data) for buffer in model.buffers)
     builder = flatbuffers.Builder(size + 4096)
     builder.Finish(model.Pack(builder), b"TFL3")
