@@ -2,6 +2,7 @@
 
 import gc
 import math
+import statistics
 import time
 
 import keras
@@ -153,24 +154,25 @@ def test_resnet1202_builds_within_a_minute():
     assert count(model.trainable_weights) == RESNET1202_COUNT
 
 
+def build_time(build) -> float:
+    keras.utils.clear_session()
+    gc.collect()
+    start = time.perf_counter()
+    build()
+    return time.perf_counter() - start
+
+
 @pytest.mark.alone
 def test_resnet50_builds_about_as_fast_as_keras_applications():
-    ours, theirs = [], []
-    for _ in range(12):
-        for times, build in (
-            (ours, lambda: build_model("resnet50")),
-            (theirs, lambda: keras.applications.ResNet50(weights=None)),
-        ):
-            keras.utils.clear_session()
-            gc.collect()
-            start = time.perf_counter()
-            build()
-            times.append(time.perf_counter() - start)
-        # More rounds only bring the minima nearer to what the code costs.
-        if len(ours) >= 3 and min(ours) <= 1.2 * min(theirs):
+    ratios = []
+    for _ in range(20):
+        ours = build_time(lambda: build_model("resnet50"))
+        ratios.append(ours / build_time(lambda: keras.applications.ResNet50(weights=None)))
+        # A pair shares what else the machine is doing then, and the median forgets the pair that something came
+        # between; a pair's ratio still varies by a sixth, so that a few pairs more decide when the first do not.
+        if len(ratios) >= 3 and statistics.median(ratios) <= 1.2:
             break
-    # The minimum is what the code costs; the rest is what else the machine was doing.
-    assert min(ours) <= 1.2 * min(theirs)
+    assert statistics.median(ratios) <= 1.2, ratios
 
 
 @pytest.mark.parametrize("name", ONE_OF_EACH)
