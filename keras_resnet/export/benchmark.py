@@ -23,8 +23,8 @@ import tensorflow as tf
 from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.export.interchange import write_interchange
 from keras_resnet.export.saved_model import write_saved_model
-from keras_resnet.export.serving import serving_network
-from keras_resnet.export.tflite import READS_HEAD_BY, convert
+from keras_resnet.export.serving import READS_HEAD_BY, serving_network
+from keras_resnet.export.tflite import convert
 from keras_resnet.export.tflite_metadata import add_metadata
 from keras_resnet.progress import Progress
 

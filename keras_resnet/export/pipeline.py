@@ -46,12 +46,17 @@ from keras_resnet.export.parity import (
     table,
 )
 from keras_resnet.export.saved_model import VERSION, write_saved_model
-from keras_resnet.export.serving import check_classifier, classes_of, explained_scores, serving_network
+from keras_resnet.export.serving import (
+    READS_HEAD_BY,
+    check_classifier,
+    classes_of,
+    explained_scores,
+    serving_network,
+)
 from keras_resnet.export.tflite import (
     CALIBRATED,
     IO_TYPES,
     QUANTIZERS,
-    READS_HEAD_BY,
     VARIANTS,
     check_quantizer,
     convert,

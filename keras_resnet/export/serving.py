@@ -18,6 +18,15 @@ from keras_resnet.errors import UserError
 from keras_resnet.export.folding import fold_batch_norms, fold_pixels, to_float32
 from keras_resnet.models.deep_graphs import deep_graphs
 
+# How the heat map of a format reads the head (`ClassActivation`), where it is not by "row".
+READS_HEAD_BY = {
+    "dynamic": "scaled row",
+    "int8": "scaled row",
+    "int16x8": "all",
+    "onnx": "column",
+    "openvino": "column",
+}
+
 
 @dataclass(frozen=True)
 class Head:
@@ -151,9 +160,10 @@ class ClassActivation(layers.Layer):
         dense: The head.
         classes: "row" for a graph whose weights are constants: the head's kernel is kept with one row a class, as a
             .tflite file keeps it for the head. "scaled row" is the same with each row divided by its largest magnitude
-            and the map multiplied by that: as an 8-bit .tflite file keeps the head (`tflite_file.share_head`). "all"
-            computes the maps of all classes and picks one: 1/40 more work for ResNet-50, but the only way that TFLite
-            can quantise to 16-bit activations.
+            and the map multiplied by that: as an 8-bit .tflite file keeps the head (`tflite_file.share_head`).
+            "column" takes a column of the kernel as ONNX and OpenVINO keep it. "all" computes the maps of all classes
+            and picks one: 1/40 more work for ResNet-50, but the only way that TFLite can quantise to 16-bit
+            activations.
     """
 
     def __init__(self, dense: layers.Dense, classes: str, **options):
@@ -173,6 +183,9 @@ class ClassActivation(layers.Layer):
             maps = tf.matmul(tf.reshape(features, (-1, channels)), kernel)
             maps = tf.reshape(maps, (-1, rows * columns, kernel.shape[-1]))
             activation = tf.gather(maps, target, axis=2, batch_dims=1)
+        elif self.classes == "column":
+            weights = tf.transpose(tf.gather(kernel, target, axis=1))[:, :, tf.newaxis]
+            activation = tf.matmul(tf.reshape(features, (-1, rows * columns, channels)), weights)
         else:
             kernel = tf.transpose(kernel)
             largest = tf.reduce_max(tf.abs(kernel), axis=1)

@@ -19,13 +19,11 @@ import keras
 import numpy as np
 
 from keras_resnet.errors import UserError, unknown_name
+from keras_resnet.export.serving import READS_HEAD_BY
 from keras_resnet.export.tflite_file import share_head
 
 VARIANTS = ("float32", "float16", "dynamic", "int8", "int16x8")
 CALIBRATED = ("int8", "int16x8")
-# How a heat map reads the head (`serving.ClassActivation`), where it is not by "row": 8-bit files can share the head's
-# weights then, and the quantiser to 16 bits knows no table of weights.
-READS_HEAD_BY = {"dynamic": "scaled row", "int8": "scaled row", "int16x8": "all"}
 QUANTIZERS = ("converter", "litert")
 IO_TYPES = ("uint8", "int8", "float32")
 

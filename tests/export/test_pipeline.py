@@ -1,6 +1,7 @@
 import dataclasses
 import errno
 import json
+import re
 
 import keras
 import numpy as np
@@ -190,6 +191,16 @@ def test_servers_without_tensorflow(name, model, pixels, tmp_path):
     assert report.rejected == ()
     assert report.rows[1].agreement == 1.0
     assert report.rows[1].heatmap_correlation > 0.999
+    head = 4 * model.get_layer("logits").kernel.shape[0] * 3
+    path = report.directory / report.rows[1].file
+    if name == "onnx":
+        import onnx
+
+        sizes = [len(tensor.raw_data) for tensor in onnx.load(path).graph.initializer]
+    else:
+        places = set(re.findall(r'offset="(\d+)" size="(\d+)"', path.read_text()))
+        sizes = [int(size) for _, size in places]
+    assert sizes.count(head) == 1  # the heat map reads the weights that give the scores
 
 
 @pytest.mark.slow
