@@ -13,7 +13,17 @@ from keras_resnet.errors import UserError, unknown_name
 from keras_resnet.storage import read_json
 
 # As in `keras_resnet.export.pipeline`, named here so that flags are checked before TensorFlow is loaded.
-FORMATS = ("saved_model", "float32", "float16", "dynamic", "int8", "int16x8", "onnx", "openvino")
+FORMATS = (
+    "saved_model",
+    "saved_model_bfloat16",
+    "float32",
+    "float16",
+    "dynamic",
+    "int8",
+    "int16x8",
+    "onnx",
+    "openvino",
+)
 DEFAULT_FORMATS = ("saved_model", "float32", "float16", "dynamic", "int8")
 CALIBRATED = ("int8", "int16x8")
 

@@ -22,6 +22,7 @@ _CONVOLUTIONS = (layers.Conv1D, layers.Conv2D, layers.Conv3D)
 _DEPTHWISE = (layers.DepthwiseConv1D, layers.DepthwiseConv2D)
 _TRANSPOSED = (layers.Conv1DTranspose, layers.Conv2DTranspose, layers.Conv3DTranspose)
 _LINEAR = (*_CONVOLUTIONS, *_DEPTHWISE, *_TRANSPOSED, layers.Dense)
+_GLOBAL_POOLING = (layers.GlobalAveragePooling2D, layers.GlobalMaxPooling2D)
 # Nothing happens in them at inference.
 _ONLY_IN_TRAINING = (layers.Dropout, layers.SpatialDropout2D, layers.GaussianNoise, layers.GaussianDropout)
 
@@ -91,13 +92,51 @@ def to_float32(model: keras.Model) -> keras.Model:
             )
         if isinstance(layer, keras.Model):
             return to_float32(layer)
-        return type(layer).from_config(_in_float32(layer.get_config()))
+        return type(layer).from_config(_with_dtype(layer.get_config(), "float32"))
 
     def set_weights(old, new):
         if not isinstance(old, keras.Model):
             new.set_weights([np.asarray(w, np.float32) if _is_float(w) else w for w in old.get_weights()])
 
     return _rewrite(model, clone, None, set_weights, input_dtype="float32")
+
+
+def to_bfloat16(model: keras.Model) -> keras.Model:
+    """Rebuilds a network with its feature maps in bfloat16, which processors that know it compute twice as fast.
+
+    bfloat16 has float32's range and 8 significant bits; products are summed in float32. What is pooled from the feature
+    maps stays float32, the classes' scores with it. So do statistics of normalisations.
+
+    Args:
+        model: A functional or Sequential float32 model for inference, best one without batch normalisations. It is left
+            as it is.
+
+    Returns:
+        A new functional model with the same inputs and layer names. Convolutions hold their weights in bfloat16.
+
+    Raises:
+        UserError: If the model is neither functional nor Sequential.
+
+    Reference:
+        Kalamkar et al. 2019, "A Study of BFLOAT16 for Deep Learning Training", arXiv:1905.12322.
+    """
+    model = _functional(model)
+    # Batch, places and channels: a feature map. Batch and channels: what has been pooled from one.
+    maps = {node.operation for node in _nodes(model) if len(node.outputs[0].shape) > 2}
+
+    def clone(layer):
+        if isinstance(layer, keras.Model):
+            return to_bfloat16(layer)
+        if layer not in maps or isinstance(layer, (*_GLOBAL_POOLING, layers.InputLayer)):
+            return _copy(layer)
+        dtype = "bfloat16" if isinstance(layer, (*_CONVOLUTIONS, *_DEPTHWISE, *_TRANSPOSED)) else "mixed_bfloat16"
+        return type(layer).from_config(_with_dtype(layer.get_config(), dtype))
+
+    def set_weights(old, new):
+        if not isinstance(old, keras.Model):
+            new.set_weights(old.get_weights())
+
+    return _rewrite(model, clone, None, set_weights)
 
 
 def fold_pixels(
@@ -285,14 +324,14 @@ def _strided_identity(pool):
     )
 
 
-def _in_float32(config: Any) -> Any:
-    """A layer's configuration with every dtype policy in it, also those of wrapped layers, set to float32."""
+def _with_dtype(config: Any, dtype: str) -> Any:
+    """A layer's configuration with every floating-point policy in it, also those of wrapped layers, set to `dtype`."""
     if isinstance(config, dict):
         return {
-            key: "float32" if key == "dtype" and value is not None and _names_float(value) else _in_float32(value)
+            key: dtype if key == "dtype" and value is not None and _names_float(value) else _with_dtype(value, dtype)
             for key, value in config.items()
         }
-    return [_in_float32(item) for item in config] if isinstance(config, list) else config
+    return [_with_dtype(item, dtype) for item in config] if isinstance(config, list) else config
 
 
 def _names_float(dtype: Any) -> bool:

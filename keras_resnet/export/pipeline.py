@@ -3,6 +3,7 @@
 What the folder holds:
 
     1/                    SavedModel (TensorFlow Serving's layout: the folder is the model, 1 its version)
+    bfloat16/1/           SavedModel with its feature maps in bfloat16
     float32.tflite …      the TFLite family
     model.onnx            ONNX
     openvino/model.xml    OpenVINO
@@ -45,7 +46,7 @@ from keras_resnet.export.parity import (
     size_of,
     table,
 )
-from keras_resnet.export.saved_model import VERSION, write_saved_model
+from keras_resnet.export.saved_model import PRECISIONS, VERSION, write_saved_model
 from keras_resnet.export.serving import (
     READS_HEAD_BY,
     check_classifier,
@@ -65,7 +66,7 @@ from keras_resnet.export.tflite_metadata import add_metadata
 from keras_resnet.progress import Progress
 from keras_resnet.storage import atomic_directory, check_writable, save_model, write_json, write_text
 
-FORMATS = ("saved_model", *VARIANTS, "onnx", "openvino")
+FORMATS = (*PRECISIONS, *VARIANTS, "onnx", "openvino")
 DEFAULT_FORMATS = ("saved_model", "float32", "float16", "dynamic", "int8")
 HEATMAP_TARGETS = ("top", "input")
 PACKAGES = {"onnx": ("onnx", "onnxruntime", "tf2onnx"), "openvino": ("openvino",)}
@@ -185,9 +186,12 @@ def export(
             places: dict[str, Path] = {}
             for name in formats:
                 progress.begin(f"write {name}", *((len(calibration),) if name in CALIBRATED else (1, "files")))
-                if name == "saved_model":
-                    places[name] = folder / VERSION
-                    write_saved_model(source, preprocessing, places[name], with_heatmap=with_heatmap)
+                if name in PRECISIONS:
+                    precision = PRECISIONS[name]
+                    places[name] = (folder if precision == "float32" else folder / precision) / VERSION
+                    write_saved_model(
+                        source, preprocessing, places[name], with_heatmap=with_heatmap, precision=precision
+                    )
                 elif name in PACKAGES:
                     places[name] = write_interchange(network(name), name, folder)
                 else:
@@ -389,7 +393,7 @@ def _threads(count: int) -> str:
 
 
 def _remove(name: str, path: Path) -> None:
-    place = path.parent if name == "openvino" else path
+    place = path.parent if name in ("openvino", "saved_model_bfloat16") else path  # a folder of its own
     if place.is_dir():
         shutil.rmtree(place)
     else:

@@ -82,7 +82,7 @@ def open_onnx(path, threads):
 def open_openvino(path, threads):
     import openvino
 
-    # The default on processors with bfloat16 is that: slower here, and other numbers.
+    # The default on processors with bfloat16 is that: other numbers than the file's.
     settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads}
     model = openvino.Core().compile_model(path, "CPU", settings)
 

@@ -17,6 +17,8 @@ from keras_resnet.export.serving import check_classifier, class_activation, clas
 from keras_resnet.storage import atomic_directory, save_model, write_json, write_text
 
 VERSION = "1"
+# The formats that are SavedModels, and what each computes its feature maps in.
+PRECISIONS = {"saved_model": "float32", "saved_model_bfloat16": "bfloat16"}
 TOP = 5
 # Weights above this stay variables: loading ResNet-50's 102 MB as constants takes 2.5 GB, as variables 0.9 GB.
 CONSTANT_BYTES = 128 * 2**20
@@ -52,7 +54,12 @@ def export_saved_model(
 
 
 def write_saved_model(
-    model: keras.Model, preprocessing: Preprocessing, path: str | os.PathLike[str], *, with_heatmap: bool = False
+    model: keras.Model,
+    preprocessing: Preprocessing,
+    path: str | os.PathLike[str],
+    *,
+    with_heatmap: bool = False,
+    precision: str = "float32",
 ) -> None:
     """Writes a SavedModel with these signatures, all for any batch size:
 
@@ -71,12 +78,15 @@ def write_saved_model(
         preprocessing: How an image becomes its input.
         path: The folder to write, directly.
         with_heatmap: Whether the other signatures return the heat map as well.
+        precision: "float32", or "bfloat16" for the feature maps, see `serving_network`; what goes in and comes out is
+            float32 in both.
 
     Raises:
         UserError: The model is no classifier.
     """
     can_explain = check_classifier(model, preprocessing).dense is not None
-    network = serving_network(model, preprocessing, heatmap="parts" if can_explain or with_heatmap else "none")
+    heatmap = "parts" if can_explain or with_heatmap else "none"
+    network = serving_network(model, preprocessing, heatmap=heatmap, precision=precision)
     kernels = _variables_of(network)
     core = _shared_function(network, kernels)
     names = classes_of(model, preprocessing)

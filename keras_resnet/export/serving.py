@@ -15,7 +15,7 @@ from keras import layers
 
 from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.errors import UserError
-from keras_resnet.export.folding import fold_batch_norms, fold_pixels, to_float32
+from keras_resnet.export.folding import fold_batch_norms, fold_pixels, to_bfloat16, to_float32
 from keras_resnet.models.deep_graphs import deep_graphs
 
 # How the heat map of a format reads the head (`ClassActivation`), where it is not by "row".
@@ -91,7 +91,12 @@ def check_classifier(model: keras.Model, preprocessing: Preprocessing) -> Head:
 
 
 def serving_network(
-    model: keras.Model, preprocessing: Preprocessing, *, heatmap: str = "none", classes: str = "row"
+    model: keras.Model,
+    preprocessing: Preprocessing,
+    *,
+    heatmap: str = "none",
+    classes: str = "row",
+    precision: str = "float32",
 ) -> keras.Model:
     """Builds the network that every format is written from.
 
@@ -101,9 +106,10 @@ def serving_network(
         heatmap: "none"; "top" adds the heat map of the most probable class; "input" adds it for the class that a
             second input names (-1: the most probable one). "parts" adds what `class_activation` draws it from.
         classes: How the heat map reads the head, see `ClassActivation`.
+        precision: "float32", or "bfloat16" for the feature maps, see `to_bfloat16`.
 
     Returns:
-        A float32 model without foldable batch normalisation, from `images`, float32 (batch, height, width, channels)
+        A model without foldable batch normalisation, from `images`, float32 (batch, height, width, channels)
         in 0..255, RGB (and `target`, int32 (batch,)), to a dictionary: `probabilities`, float32 (batch, classes), and
         `heatmap`, float32 (batch, rows, columns), at least 0, in units of the logit: where the features speak for the
         class. Divide it by its maximum to draw it. With "parts", `features` and `kernel` in its place.
@@ -131,6 +137,8 @@ def serving_network(
         reverse_channels=preprocessing.color_order == "bgr",
         shape=(preprocessing.height, preprocessing.width, preprocessing.channels),
     )
+    if precision == "bfloat16":
+        pixels = to_bfloat16(pixels)
     if heatmap == "none":
         scores, features = pixels.outputs[0], None
     else:
@@ -146,7 +154,10 @@ def serving_network(
             inputs["target"] = keras.Input((), dtype="int32", name="target")
             read.append(inputs["target"])
         if heatmap == "parts":
-            answers |= {"features": features, "kernel": HeadKernel(dense, name="kernel")(features)}
+            answers |= {
+                "features": keras.ops.cast(features, "float32"),
+                "kernel": HeadKernel(dense, name="kernel")(features),
+            }
         else:
             answers["heatmap"] = ClassActivation(dense, classes, name="heatmap")(read)
     with deep_graphs():

@@ -4,7 +4,7 @@ import pytest
 from keras import layers
 
 from keras_resnet.errors import UserError
-from keras_resnet.export.folding import fold_batch_norms, fold_pixels, to_float32
+from keras_resnet.export.folding import fold_batch_norms, fold_pixels, to_bfloat16, to_float32
 from keras_resnet.models.registry import REGISTRY
 from keras_resnet.models.resnet import build_model
 
@@ -209,3 +209,38 @@ def test_pixels_in_where_no_convolution_comes_first():
     inside = fold_pixels(model, mean=mean, std=std, reverse_channels=True)
     expected = np.asarray(model((pixels[..., ::-1] / 255 - mean) / std))
     assert np.abs(np.asarray(inside(pixels)) - expected).max() <= TOLERANCE * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("name", one_network_a_group())
+def test_bfloat16_is_in_the_feature_maps_and_nowhere_else(name):
+    model = fold_batch_norms(with_random_statistics(build_model(name, input_shape=(64, 64, 3), num_classes=5)))
+    kept = [np.array(weight) for weight in model.get_weights()]
+
+    half = to_bfloat16(model)
+
+    for layer in half._flatten_layers(recursive=True, include_self=False):
+        if isinstance(layer, layers.Conv2D | layers.DepthwiseConv2D):
+            assert {str(weight.dtype) for weight in layer.weights} == {"bfloat16"}
+        elif isinstance(layer, layers.Dense | layers.GlobalAveragePooling2D):
+            assert layer.compute_dtype == "float32"
+        else:
+            assert {str(weight.dtype) for weight in layer.weights} <= {"float32"}
+    images = images_for(model, batch=4)
+    expected, got = np.asarray(model(images)), half(images)
+    assert got.dtype == "float32"
+    # A rounding to 8 bits is off by 2^-9 at most; that many operators in a row add up to a few hundredths.
+    assert np.abs(np.asarray(got) - expected).max() <= 0.1 * np.abs(expected).max()
+    assert np.abs(np.asarray(got) - expected).max() > 0
+    for before, after in zip(kept, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(before, after)
+
+
+def test_bfloat16_reaches_inner_models_and_refuses_subclasses():
+    inner = keras.Sequential([layers.Input((8, 8, 4)), layers.Conv2D(6, 3), layers.GlobalAveragePooling2D()])
+    model = small(lambda x: layers.Dense(3)(inner(layers.Conv2D(4, 1)(x))), (8, 8, 3))
+    half = to_bfloat16(model)
+    convs = [layer for layer in half._flatten_layers() if isinstance(layer, layers.Conv2D)]
+    assert [str(layer.kernel.dtype) for layer in convs] == ["bfloat16", "bfloat16"]
+    assert_same_outputs(model, half, images_for(model), tolerance=0.05)
+    with pytest.raises(UserError, match="functional"):
+        to_bfloat16(type("Subclassed", (keras.Model,), {})())

@@ -28,7 +28,7 @@ def given(pixels, count=30):
 @pytest.fixture(scope="module")
 def exported(model, pixels, tmp_path_factory):
     directory = tmp_path_factory.mktemp("saved_models") / "colours"
-    formats = ("saved_model", "float32", "int8")
+    formats = ("saved_model", "saved_model_bfloat16", "float32", "int8")
     return export(model, directory, formats=formats, with_heatmap=True, **given(pixels))
 
 
@@ -36,8 +36,8 @@ def test_the_folder_holds_every_artifact_and_its_ledger(exported, model, pixels,
     assert exported.rejected == ()
     names = {path.name for path in exported.directory.iterdir()}
     assert names == {
-        "1", "float32.tflite", "int8.tflite", "model.keras", "labels.txt", "preprocessing.json", "parity.json",
-        "README.md",
+        "1", "bfloat16", "float32.tflite", "int8.tflite", "model.keras", "labels.txt", "preprocessing.json",
+        "parity.json", "README.md",
     }  # fmt: skip
     ledger = json.loads((exported.directory / "parity.json").read_text())
     assert ledger["preprocessing_fingerprint"] == preprocessing.fingerprint()
@@ -212,7 +212,7 @@ def test_servers_without_tensorflow(name, model, pixels, tmp_path):
         ("resnet32", "resnet32-d509ac18.th", 944, ("float32",)),
     ],
 )
-def test_int8_of_real_weights_stays_within_half_a_point(name, weights, right, exact_formats, shared, tmp_path):
+def test_real_weights_lose_at_most_half_a_point(name, weights, right, exact_formats, shared, tmp_path):
     from keras_resnet.applications import create_model
     from keras_resnet.data.pipeline import sample_images
     from keras_resnet.data.sources import load_source
@@ -227,7 +227,7 @@ def test_int8_of_real_weights_stays_within_half_a_point(name, weights, right, ex
     report = export(
         model,
         tmp_path / name,
-        formats=(*exact_formats, "float16", "int8"),
+        formats=(*exact_formats, "float16", "saved_model_bfloat16", "int8"),
         preprocessing=preprocessing,
         calibration=calibration,
         calibration_labels=classes,
@@ -236,7 +236,7 @@ def test_int8_of_real_weights_stays_within_half_a_point(name, weights, right, ex
         with_heatmap=True,
     )
     assert report.rejected == ()
-    source, *exact, float16, int8 = report.rows
+    source, *exact, float16, bfloat16, int8 = report.rows
     assert source.images == 1017
     assert round(source.top1 * 1017) == right  # as measured in PyTorch
     for row in exact:
@@ -245,6 +245,9 @@ def test_int8_of_real_weights_stays_within_half_a_point(name, weights, right, ex
         assert row.heatmap_correlation >= 0.999
     assert float16.largest_difference <= 1e-2
     assert float16.agreement >= 0.995
+    assert bfloat16.agreement >= 0.99
+    assert bfloat16.drop_points <= 0.5
+    assert bfloat16.heatmap_correlation >= 0.999
     assert int8.agreement >= 0.98
     assert int8.drop_points <= 0.5
     assert int8.heatmap_correlation >= 0.95

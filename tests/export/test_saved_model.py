@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
+from tensorflow.core.protobuf import saved_model_pb2
 
 from keras_resnet.data.preprocessing import decode_image, normalize, preprocess
 from keras_resnet.export import saved_model
-from keras_resnet.export.saved_model import export_saved_model
+from keras_resnet.export.saved_model import export_saved_model, write_saved_model
 from keras_resnet.export.serving import gradient_heatmaps
 from keras_resnet.prediction import load_predictor
 
@@ -127,6 +128,41 @@ def test_weights_are_stored_once(model, folder):
     stored = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     # What the graph itself takes: five signatures and the decoding of five image formats, whatever the network.
     assert stored < weights + 400_000
+
+
+@pytest.mark.parametrize("constant_bytes", [0, saved_model.CONSTANT_BYTES])
+def test_bfloat16_computes_every_convolution_so_and_halves_the_weights(
+    constant_bytes, model, preprocessing, pixels, files, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(saved_model, "CONSTANT_BYTES", constant_bytes)
+    sizes = {}
+    for precision in ("float32", "bfloat16"):
+        path = tmp_path / precision / "1"
+        write_saved_model(model, preprocessing, path, with_heatmap=True, precision=precision)
+        sizes[precision] = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+    weights = 4 * model.count_params()
+    assert sizes["float32"] - sizes["bfloat16"] > 0.4 * weights
+
+    served = saved_model_pb2.SavedModel.FromString((tmp_path / "bfloat16" / "1" / "saved_model.pb").read_bytes())
+    functions = served.meta_graphs[0].graph_def.library.function
+    types = [node.attr["T"].type for f in functions for node in f.node_def if node.op == "Conv2D"]
+    convolutions = sum(type(layer).__name__ == "Conv2D" for layer in model.layers)
+    assert types == [tf.bfloat16.as_datatype_enum] * convolutions
+
+    loaded = tf.saved_model.load(str(tmp_path / "bfloat16" / "1"))
+    answer = loaded.signatures["serving_default"](images=tf.constant(pixels[0], tf.float32))
+    expected = expected_probabilities(model, preprocessing, pixels[0])
+    assert answer["probabilities"].dtype == answer["heatmap"].dtype == tf.float32
+    # Feature maps of 8 significant bits move probabilities by hundredths.
+    np.testing.assert_allclose(answer["probabilities"], expected, atol=0.05)
+    assert (np.argmax(answer["probabilities"], axis=1) == expected.argmax(axis=1)).mean() >= 0.99
+    shown = loaded.signatures["explain_bytes"](images=tf.constant(files))["heatmap"].numpy()
+    prepared = np.stack([preprocess(decode_image(tf.constant(file), 3), preprocessing) for file in files])
+    for own, reference in zip(shown, gradient_heatmaps(model, prepared), strict=True):
+        assert np.corrcoef(own.ravel(), reference.ravel())[0, 1] > 0.99
+    images = pixels[0].astype(np.float32)
+    found = load_predictor(tmp_path / "bfloat16").predict(images)
+    np.testing.assert_allclose(found, answer["probabilities"], atol=1e-6)  # the same file, loaded once more
 
 
 def test_the_recorded_preprocessing_must_not_be_contradicted(folder, tmp_path, preprocessing):
