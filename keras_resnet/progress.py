@@ -42,7 +42,7 @@ class Progress:
         self._stage, self.done, self._began = self._stage + 1, 0, time.monotonic()
         numbered = f"[{self._stage}/{self._stages}] {label}" if self._stages > 1 else label
         self._looks = {"total": total, "unit": unit if unit == "B" else f" {unit}", "unit_scale": unit == "B"}
-        self._label = numbered.ljust(30) if self._stages > 1 else numbered
+        self._label = numbered.ljust(34) if self._stages > 1 else numbered
         self._live = self._show and sys.stderr.isatty()
         self._bar = tqdm(desc=self._label, file=sys.stderr, disable=not self._live, **self._looks)
 

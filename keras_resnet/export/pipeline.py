@@ -46,7 +46,7 @@ from keras_resnet.export.parity import (
     size_of,
     table,
 )
-from keras_resnet.export.saved_model import PRECISIONS, VERSION, write_saved_model
+from keras_resnet.export.saved_model import PRECISION_OF, VERSION, write_saved_model
 from keras_resnet.export.serving import (
     READS_HEAD_BY,
     check_classifier,
@@ -66,7 +66,7 @@ from keras_resnet.export.tflite_metadata import add_metadata
 from keras_resnet.progress import Progress
 from keras_resnet.storage import atomic_directory, check_writable, save_model, write_json, write_text
 
-FORMATS = (*PRECISIONS, *VARIANTS, "onnx", "openvino")
+FORMATS = (*PRECISION_OF, *VARIANTS, "onnx", "openvino")
 DEFAULT_FORMATS = ("saved_model", "float32", "float16", "dynamic", "int8")
 HEATMAP_TARGETS = ("top", "input")
 PACKAGES = {"onnx": ("onnx", "onnxruntime", "tf2onnx"), "openvino": ("openvino",)}
@@ -186,8 +186,8 @@ def export(
             places: dict[str, Path] = {}
             for name in formats:
                 progress.begin(f"write {name}", *((len(calibration),) if name in CALIBRATED else (1, "files")))
-                if name in PRECISIONS:
-                    precision = PRECISIONS[name]
+                if name in PRECISION_OF:
+                    precision = PRECISION_OF[name]
                     places[name] = (folder if precision == "float32" else folder / precision) / VERSION
                     write_saved_model(
                         source, preprocessing, places[name], with_heatmap=with_heatmap, precision=precision
@@ -227,7 +227,7 @@ def export(
                     row = dataclasses.replace(row, kept=allow_drop)
                     if not allow_drop:
                         rejected.append(f"{name}: {'; '.join(row.beyond)}")
-                        _remove(name, path)
+                        _remove(_entry(path, folder))
                 rows.append(row)
             report = ExportReport(directory, tuple(rows), tuple(rejected), time.monotonic() - began)
             described = {
@@ -365,7 +365,7 @@ def _ledger_row(name, path, pixels, labels, answers, heatmaps, folder, batch, se
     return Row(
         name=name,
         file=os.fspath(path.relative_to(folder)),
-        bytes=size_of(path.parent if name == "openvino" else path),
+        bytes=size_of(_entry(path, folder)),
         operators=operators_of(name, path),
         latency_ms=latency,
         batch=static,
@@ -392,8 +392,12 @@ def _threads(count: int) -> str:
     return "1 thread" if count == 1 else f"{count} threads"
 
 
-def _remove(name: str, path: Path) -> None:
-    place = path.parent if name in ("openvino", "saved_model_bfloat16") else path  # a folder of its own
+def _entry(path: Path, folder: Path) -> Path:
+    """What stands in the export's folder for an artifact: its file, or the folder that it lies in."""
+    return folder / path.relative_to(folder).parts[0]
+
+
+def _remove(place: Path) -> None:
     if place.is_dir():
         shutil.rmtree(place)
     else:

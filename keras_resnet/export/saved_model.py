@@ -18,7 +18,7 @@ from keras_resnet.storage import atomic_directory, save_model, write_json, write
 
 VERSION = "1"
 # The formats that are SavedModels, and what each computes its feature maps in.
-PRECISIONS = {"saved_model": "float32", "saved_model_bfloat16": "bfloat16"}
+PRECISION_OF = {"saved_model": "float32", "saved_model_bfloat16": "bfloat16"}
 TOP = 5
 # Weights above this stay variables: loading ResNet-50's 102 MB as constants takes 2.5 GB, as variables 0.9 GB.
 CONSTANT_BYTES = 128 * 2**20

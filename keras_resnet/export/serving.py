@@ -14,10 +14,11 @@ import tensorflow as tf
 from keras import layers
 
 from keras_resnet.data.preprocessing import Preprocessing
-from keras_resnet.errors import UserError
+from keras_resnet.errors import UserError, unknown_name
 from keras_resnet.export.folding import fold_batch_norms, fold_pixels, to_bfloat16, to_float32
 from keras_resnet.models.deep_graphs import deep_graphs
 
+PRECISIONS = ("float32", "bfloat16")
 # How the heat map of a format reads the head (`ClassActivation`), where it is not by "row".
 READS_HEAD_BY = {
     "dynamic": "scaled row",
@@ -106,7 +107,7 @@ def serving_network(
         heatmap: "none"; "top" adds the heat map of the most probable class; "input" adds it for the class that a
             second input names (-1: the most probable one). "parts" adds what `class_activation` draws it from.
         classes: How the heat map reads the head, see `ClassActivation`.
-        precision: "float32", or "bfloat16" for the feature maps, see `to_bfloat16`.
+        precision: One of `PRECISIONS`: "float32", or "bfloat16" for the feature maps, see `to_bfloat16`.
 
     Returns:
         A model without foldable batch normalisation, from `images`, float32 (batch, height, width, channels)
@@ -116,8 +117,10 @@ def serving_network(
 
     Raises:
         UserError: The model is no such classifier, or a heat map is asked for and it does not end in global average
-            pooling and one Dense layer.
+            pooling and one Dense layer, or the precision is unknown.
     """
+    if precision not in PRECISIONS:
+        raise unknown_name("precision", precision, PRECISIONS)
     head = check_classifier(model, preprocessing)
     if heatmap != "none" and head.dense is None:
         raise UserError(

@@ -70,11 +70,14 @@ def test_an_existing_folder_stays_unless_told(exported, model, pixels):
 
 @pytest.mark.usefixtures("one_core")
 def test_an_artifact_beyond_its_limit_is_not_kept_unless_allowed(model, pixels, tmp_path, monkeypatch):
-    strict = dataclasses.replace(pipeline.LIMITS["float32"], difference=-1.0)
-    monkeypatch.setitem(pipeline.LIMITS, "float32", strict)
-    report = export(model, tmp_path / "strict", formats=("float32",), **given(pixels))
+    for name in ("float32", "saved_model_bfloat16"):
+        strict = dataclasses.replace(pipeline.LIMITS[name], difference=-1.0)
+        monkeypatch.setitem(pipeline.LIMITS, name, strict)
+    report = export(model, tmp_path / "strict", formats=("float32", "saved_model_bfloat16"), **given(pixels))
     assert "float32: largest probability difference" in report.rejected[0]
+    assert "saved_model_bfloat16: largest probability difference" in report.rejected[1]
     assert not (tmp_path / "strict" / "float32.tflite").exists()
+    assert not (tmp_path / "strict" / "bfloat16").exists()
     assert "Not kept" in (tmp_path / "strict" / "README.md").read_text()
     report = export(model, tmp_path / "allowed", formats=("float32",), allow_drop=True, **given(pixels))
     assert report.rejected == ()

@@ -10,6 +10,7 @@ from PIL import Image
 from tensorflow.core.protobuf import saved_model_pb2
 
 from keras_resnet.data.preprocessing import decode_image, normalize, preprocess
+from keras_resnet.errors import UserError
 from keras_resnet.export import saved_model
 from keras_resnet.export.saved_model import export_saved_model, write_saved_model
 from keras_resnet.export.serving import gradient_heatmaps
@@ -165,11 +166,15 @@ def test_bfloat16_computes_every_convolution_so_and_halves_the_weights(
     np.testing.assert_allclose(found, answer["probabilities"], atol=1e-6)  # the same file, loaded once more
 
 
+def test_an_unknown_precision_is_refused(model, preprocessing, tmp_path):
+    with pytest.raises(UserError, match="Closest: 'bfloat16'"):
+        write_saved_model(model, preprocessing, tmp_path / "1", precision="bfloat")
+
+
 def test_the_recorded_preprocessing_must_not_be_contradicted(folder, tmp_path, preprocessing):
     import dataclasses
     import shutil
 
-    from keras_resnet.errors import UserError
     from keras_resnet.storage import write_json
 
     copy = tmp_path / "colours"
