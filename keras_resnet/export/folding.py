@@ -35,6 +35,8 @@ def fold_batch_norms(model: keras.Model) -> keras.Model:
 
     A strided shortcut, a max pooling of one pixel, becomes a depthwise convolution of one pixel, which gives the same:
     TFLite's fast kernels (XNNPACK) know no such pooling, and handing the work over and back costs more than doing it.
+    Where channels of zeros are padded behind it, both become one convolution whose kernel moves channels: in a network
+    of a sixth of a millisecond each operator counts.
 
     Args:
         model: A functional or Sequential model; models nested in it are rewritten as well. It is left as it is.
@@ -47,7 +49,7 @@ def fold_batch_norms(model: keras.Model) -> keras.Model:
         UserError: If the model is neither functional nor Sequential.
     """
     model = _functional(model)
-    plans, folded = _plan(model)
+    plans, folded, paddings = _plan(model)
 
     def clone(layer):
         if layer in folded:
@@ -56,6 +58,8 @@ def fold_batch_norms(model: keras.Model) -> keras.Model:
             return type(layer).from_config({**layer.get_config(), "use_bias": True})
         if isinstance(layer, keras.Model):
             return fold_batch_norms(layer)
+        if layer in paddings:
+            return _strided_convolution(layer, filters=layer.output.shape[-1] + sum(paddings[layer]))
         return _strided_identity(layer) if _only_strides(layer) else _copy(layer)
 
     def call(layer, *args, **kwargs):
@@ -64,6 +68,8 @@ def fold_batch_norms(model: keras.Model) -> keras.Model:
     def set_weights(old, new):
         if old in plans:
             new.set_weights(plans[old].folded_weights(old))
+        elif old in paddings:
+            new.set_weights([np.pad(np.eye(old.output.shape[-1]), ((0, 0), paddings[old]))[np.newaxis, np.newaxis]])
         elif old not in folded and not isinstance(old, keras.Model) and not _only_strides(old):
             new.set_weights(old.get_weights())
 
@@ -207,8 +213,13 @@ class _Plan:
         return [kernel, bias]
 
 
-def _plan(model) -> tuple[dict, set]:
-    """Which linear layer takes in which normalisations: (linear layer → plan, the folded normalisations)."""
+def _plan(model) -> tuple[dict, set, dict]:
+    """What becomes of the layers.
+
+    Returns:
+        Linear layer → the normalisations that it takes in; the layers that are taken in and go; strided shortcut → the
+        channels of zeros that it takes in, before and behind its own.
+    """
     nodes = _nodes(model)
     readers: dict[int, list] = {}
     calls: dict[Any, int] = {}
@@ -253,7 +264,13 @@ def _plan(model) -> tuple[dict, set]:
         if _is_norm_over(norm, _channel_axis(reader.operation, reader)):
             plans.setdefault(reader.operation, _Plan()).before.append(_affine(norm))
             folded.add(norm)
-    return plans, folded
+    paddings: dict = {}
+    for node in nodes:
+        reader = only_reader(node) if _only_strides(node.operation) and is_plain(node) else None
+        if reader is not None and is_plain(reader) and _pads_channels(reader.operation, node.operation):
+            paddings[node.operation] = tuple(reader.operation.padding[1])
+            folded.add(reader.operation)
+    return plans, folded, paddings
 
 
 def _rewrite(model, clone, call, set_weights, *, input_dtype: str | None = None):
@@ -318,6 +335,29 @@ def _strided_identity(pool):
         strides=pool.strides,
         use_bias=False,
         depthwise_initializer="ones",
+        data_format=pool.data_format,
+        dtype=pool.dtype_policy,
+        name=pool.name,
+    )
+
+
+def _pads_channels(layer, before) -> bool:
+    """Whether a layer behind `before` does nothing but add channels of zeros to channels-last data."""
+    # Told that channels come first, the layer pads what comes third and last: width and channels.
+    return (
+        isinstance(layer, layers.ZeroPadding2D)
+        and layer.data_format == "channels_first"
+        and _is_channels_last(before)
+        and tuple(layer.padding[0]) == (0, 0)
+    )
+
+
+def _strided_convolution(pool, filters: int):
+    return layers.Conv2D(
+        filters,
+        1,
+        strides=pool.strides,
+        use_bias=False,
         data_format=pool.data_format,
         dtype=pool.dtype_policy,
         name=pool.name,

@@ -63,8 +63,9 @@ def test_every_group_computes_the_same_and_keeps_only_what_cannot_fold(name):
         # Between an addition and an activation: the first of each block, and the one behind the last block.
         assert left
         assert all(norm.endswith("_norm1") or norm == "final_norm" for norm in left)
-    kept = {layer.name for layer in model.layers} - set(norms(model))
-    assert kept == {layer.name for layer in folded.layers} - set(left)
+    names = {layer.name for layer in model.layers}
+    padded = {name for name in names if name.endswith("_shortcut_channels")}
+    assert names - {layer.name for layer in folded.layers} == (set(norms(model)) - set(left)) | padded
 
 
 @pytest.mark.slow
@@ -138,6 +139,34 @@ def test_strided_shortcuts_stay_the_same_to_the_last_bit(data_format):
     folded = fold_batch_norms(model)
 
     assert [type(layer).__name__ for layer in folded.layers[1:]] == ["DepthwiseConv2D", "MaxPooling2D"]
+    assert_same_outputs(model, folded, images_for(model), tolerance=0)
+
+
+def test_strided_shortcuts_take_in_the_channels_of_zeros_behind_them():
+    images = keras.Input((9, 12, 5))
+    strided = layers.MaxPooling2D(1, strides=2)
+    model = keras.Model(images, layers.ZeroPadding2D(((0, 0), (2, 1)), data_format="channels_first")(strided(images)))
+    folded = fold_batch_norms(model)
+    assert [type(layer).__name__ for layer in folded.layers[1:]] == ["Conv2D"]
+    # Each channel is multiplied by one and added to zeros: the same to the last bit.
+    assert_same_outputs(model, folded, images_for(model), tolerance=0)
+
+
+def test_other_paddings_behind_strided_shortcuts_stay():
+    images = keras.Input((9, 12, 5))
+    for padding in (
+        layers.ZeroPadding2D(((1, 0), (2, 1)), data_format="channels_first"),  # pads places, too
+        layers.ZeroPadding2D(((0, 0), (2, 1)), data_format="channels_last"),
+    ):
+        model = keras.Model(images, padding(layers.MaxPooling2D(1, strides=2)(images)))
+        folded = fold_batch_norms(model)
+        assert [type(layer).__name__ for layer in folded.layers[1:]] == ["DepthwiseConv2D", "ZeroPadding2D"]
+        assert_same_outputs(model, folded, images_for(model), tolerance=0)
+    x = layers.MaxPooling2D(1, strides=2)(images)  # read by two
+    padded = layers.ZeroPadding2D(((0, 0), (2, 1)), data_format="channels_first")(x)
+    model = keras.Model(images, layers.Concatenate()([x, padded]))
+    folded = fold_batch_norms(model)
+    assert "ZeroPadding2D" in [type(layer).__name__ for layer in folded.layers]
     assert_same_outputs(model, folded, images_for(model), tolerance=0)
 
 

@@ -3,6 +3,7 @@ import io
 import subprocess
 import sys
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -147,8 +148,10 @@ def test_bfloat16_computes_every_convolution_so_and_halves_the_weights(
     served = saved_model_pb2.SavedModel.FromString((tmp_path / "bfloat16" / "1" / "saved_model.pb").read_bytes())
     functions = served.meta_graphs[0].graph_def.library.function
     types = [node.attr["T"].type for f in functions for node in f.node_def if node.op == "Conv2D"]
-    convolutions = sum(type(layer).__name__ == "Conv2D" for layer in model.layers)
-    assert types == [tf.bfloat16.as_datatype_enum] * convolutions
+    # Each strided shortcut is a convolution, too.
+    convolutions = [layer for layer in model.layers if isinstance(layer, keras.layers.Conv2D)]
+    shortcuts = [layer for layer in model.layers if layer.name.endswith("_shortcut_pool")]
+    assert types == [tf.bfloat16.as_datatype_enum] * (len(convolutions) + len(shortcuts))
 
     loaded = tf.saved_model.load(str(tmp_path / "bfloat16" / "1"))
     answer = loaded.signatures["serving_default"](images=tf.constant(pixels[0], tf.float32))
