@@ -9,6 +9,7 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
+_HERE = Path(__file__).resolve().parent
 _PACKAGES = ("tensorflow", "keras", "numpy")
 
 
@@ -36,20 +37,23 @@ def hardware() -> str:
     return described
 
 
-def commit() -> str:
-    """Returns the short commit of the source this package runs from; "" where it is no checkout."""
-    folder = Path(__file__).resolve().parent
+def commit(folder: Path = _HERE) -> str:
+    """Returns the short commit of the source in `folder`, with "-dirty" behind it where a tracked file was changed.
+
+    What lies in results/ does not count: the row that a benchmark writes first would mark those it writes next. The
+    default is this package's source; "" where it is no checkout.
+    """
     try:
-        inside = subprocess.run(
-            ["git", "-C", folder, "describe", "--always", "--dirty", "--exclude=*"],
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=True,
-        )
+        name = _git(folder, "rev-parse", "--short", "HEAD")
+        changed = _git(folder, "status", "--porcelain", "--untracked-files=no", "--", ":(top)", ":(top,exclude)results")
     except (OSError, subprocess.SubprocessError):
         return ""
-    return inside.stdout.strip()
+    return f"{name}-dirty" if changed else name
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    command = ["git", "-C", os.fspath(folder), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
 
 
 def result_row() -> dict[str, str]:
