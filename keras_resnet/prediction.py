@@ -92,6 +92,9 @@ def load_predictor(path: str | os.PathLike[str]) -> Predictor:
         saved_model = _saved_model_in(path)
         if saved_model is not None:
             return _saved_model_predictor(saved_model)
+        inside = [child.name for child in sorted(path.iterdir()) if _is_model(child)]
+        if inside:
+            raise UserError(f"{path} is no model itself. Name one that it holds: {', '.join(inside)}.")
     elif path.suffix == ".keras":
         return _keras_predictor(path)
     elif path.suffix == ".tflite":
@@ -191,6 +194,10 @@ def _keras_predictor(path: Path) -> Predictor:
     if preprocessing is None:
         raise UserError(f"{path} brings no preprocessing. Save it with keras_resnet.storage.save_model.")
     return model_predictor(model, preprocessing)
+
+
+def _is_model(path: Path) -> bool:
+    return _saved_model_in(path) is not None if path.is_dir() else path.suffix in (".keras", ".tflite")
 
 
 def _saved_model_in(path: Path) -> Path | None:

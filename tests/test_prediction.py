@@ -102,11 +102,16 @@ def test_what_is_no_model_is_refused(model, preprocessing, tmp_path, files):
     (tmp_path / "run" / "recipe.json").write_text("{}")
     (tmp_path / "folder").mkdir()
     (tmp_path / "rubbish.tflite").write_bytes(b"rubbish")
+    (tmp_path / "served" / "bfloat16" / "1").mkdir(parents=True)
+    (tmp_path / "served" / "bfloat16" / "1" / "saved_model.pb").touch()
+    (tmp_path / "served" / "int8.tflite").touch()
+    (tmp_path / "served" / "labels.txt").touch()
     for path, message in (
         ("absent", "There is no model at"),
         ("plain.keras", "brings no preprocessing"),
         ("run", "has no model yet"),
         ("folder", "is no model"),
+        ("served", r"Name one that it holds: bfloat16, int8.tflite\.$"),
         (files[0].name, "is no model"),
         ("rubbish.tflite", "no whole .tflite file"),
     ):
