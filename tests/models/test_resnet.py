@@ -165,12 +165,13 @@ def build_time(build) -> float:
 @pytest.mark.alone
 def test_resnet50_builds_about_as_fast_as_keras_applications():
     ratios = []
-    for _ in range(20):
-        ours = build_time(lambda: build_model("resnet50"))
-        ratios.append(ours / build_time(lambda: keras.applications.ResNet50(weights=None)))
-        # A pair shares what else the machine is doing then, and the median forgets the pair that something came
-        # between; a pair's ratio still varies by a sixth, so that a few pairs more decide when the first do not.
-        if len(ratios) >= 3 and statistics.median(ratios) <= 1.2:
+    # A pair shares what else the machine is doing then, and the median forgets the pair that something came between.
+    # One pair's ratio varies by a sixth: nine tell 1.1 from 1.4, and more decide where they do not.
+    for count in (9, 12, 20):
+        for _ in range(count):
+            ours = build_time(lambda: build_model("resnet50"))
+            ratios.append(ours / build_time(lambda: keras.applications.ResNet50(weights=None)))
+        if statistics.median(ratios) <= 1.2:
             break
     assert statistics.median(ratios) <= 1.2, ratios
 
