@@ -14,7 +14,7 @@ _PUBLIC = {
     "freeze": "keras_resnet.models.resnet",
     "deep_graphs": "keras_resnet.models.deep_graphs",
     "create_model": "keras_resnet.applications",
-    "fold_batch_norms": "keras_resnet.export.folding",
+    "fold_batch_norms": "keras_resnet.graphs.folding",
     "Recipe": "keras_resnet.training.recipes",
     "train": "keras_resnet.training.trainer",
     "load_source": "keras_resnet.data.sources",

@@ -179,7 +179,7 @@ def evaluate_model(
     Raises:
         UserError: The model has other classes than the split's labels, or the split is empty.
     """
-    from keras_resnet.data.pipeline import evaluation_batches
+    from keras_resnet.data.batches import evaluation_batches
 
     batches = evaluation_batches(split, predictor.pixels, batch_size=batch_size)
     probabilities, labels = [], []

@@ -114,7 +114,7 @@ def model_predictor(model: "keras.Model", preprocessing: "Preprocessing") -> Pre
     """
     import tensorflow as tf
 
-    from keras_resnet.data.preprocessing import normalize
+    from keras_resnet.data.transforms import normalize
 
     shape = [None, preprocessing.height, preprocessing.width, preprocessing.channels]
 
@@ -143,7 +143,8 @@ def predict_images(
     Raises:
         UserError: `top` is below 1.
     """
-    from keras_resnet.data.preprocessing import read_image, resize_image
+    from keras_resnet.data.images import read_image
+    from keras_resnet.data.transforms import resize_image
 
     if top < 1:
         raise UserError(f"The number of classes to show must be at least 1, got {top}.")

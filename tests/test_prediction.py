@@ -3,7 +3,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from keras_resnet.data.preprocessing import Preprocessing, normalize, preprocess, read_image
+from keras_resnet.data.images import read_image
+from keras_resnet.data.preprocessing import Preprocessing
+from keras_resnet.data.transforms import normalize, preprocess
 from keras_resnet.errors import UserError
 from keras_resnet.export.saved_model import export_saved_model
 from keras_resnet.export.serving import serving_network

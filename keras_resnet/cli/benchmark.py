@@ -136,7 +136,7 @@ def _benchmark_training(arguments: argparse.Namespace, given: Sequence[str] | No
 
 
 def _our_round(recipe: Any, data: Any) -> Callable[[], tuple[float, float]]:
-    from keras_resnet.data.pipeline import steps_per_epoch, training_batches
+    from keras_resnet.data.batches import steps_per_epoch, training_batches
     from keras_resnet.distribution import create_strategy, jit_compile
     from keras_resnet.training.callbacks import StopOnLostLoss
     from keras_resnet.training.checkpoints import Progress
@@ -173,7 +173,7 @@ def _plain_round(recipe: Any, data: Any) -> Callable[[], tuple[float, float]]:
     import keras
     import numpy as np
 
-    from keras_resnet.data.preprocessing import normalize
+    from keras_resnet.data.transforms import normalize
     from keras_resnet.training.trainer import create_network
 
     model, preprocessing = create_network(recipe, data)  # nothing but layers of keras.layers
@@ -258,7 +258,7 @@ def _benchmark_input(arguments: argparse.Namespace, given: Sequence[str] | None)
 def _input_row(
     case: str, dataset: str, model: str, batch_size: int, image_size: int | None, *, seconds: float
 ) -> dict[str, Any]:
-    from keras_resnet.data.pipeline import steps_per_epoch, training_batches
+    from keras_resnet.data.batches import steps_per_epoch, training_batches
     from keras_resnet.data.sources import load_source
     from keras_resnet.data.throughput import pipeline_images_per_second
     from keras_resnet.distribution import create_strategy, jit_compile

@@ -247,7 +247,7 @@ def _predicted(artifact, images):
     """Network inputs and class probabilities of images of any sizes."""
     import numpy as np
 
-    from keras_resnet.data.preprocessing import preprocess
+    from keras_resnet.data.transforms import preprocess
     from keras_resnet.explanation.classifier import prepare
 
     inputs = np.stack([preprocess(image, artifact.preprocessing).numpy() for image in images])
@@ -307,7 +307,7 @@ def _examples(arguments, artifact):
 def _score(arguments, given, artifact, methods, layers, target, options) -> dict:
     import numpy as np
 
-    from keras_resnet.data.preprocessing import normalize
+    from keras_resnet.data.transforms import normalize
     from keras_resnet.explanation.inputs import split_masks, spread, take_examples
     from keras_resnet.explanation.scoring import SCORES, score_methods
 

@@ -105,7 +105,7 @@ def _export(arguments: argparse.Namespace) -> int:
 
     require_tensorflow()
     from keras_resnet.applications import create_model
-    from keras_resnet.data.pipeline import sample_images
+    from keras_resnet.data.batches import sample_images
     from keras_resnet.data.preprocessing import Preprocessing
     from keras_resnet.export.pipeline import export
     from keras_resnet.storage import load_model
@@ -212,7 +212,8 @@ def _model_file(arguments: argparse.Namespace) -> Path | None:
 def _images_of(folder: Path, preprocessing, count: int):
     import numpy as np
 
-    from keras_resnet.data.preprocessing import read_image, resize_image
+    from keras_resnet.data.images import read_image
+    from keras_resnet.data.transforms import resize_image
     from keras_resnet.prediction import IMAGE_SUFFIXES
 
     files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())

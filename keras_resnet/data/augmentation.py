@@ -17,7 +17,8 @@ from dataclasses import dataclass
 
 import tensorflow as tf
 
-from keras_resnet.data.preprocessing import Preprocessing, resize_image
+from keras_resnet.data.preprocessing import Preprocessing
+from keras_resnet.data.transforms import resize_image
 from keras_resnet.errors import unknown_name
 
 PADDING = 4  # pixels a side, for images of 32 × 32; other sizes get the same part, an eighth of the side

@@ -204,7 +204,7 @@ def _decoder(contents: bytes, container: str | None, turned: int) -> int:
     if container in ("JPEG", "MPO") and turned not in _TURNED:
         return DECODER_JPEG
     if container in ("JPEG", "MPO"):
-        from keras_resnet.data.preprocessing import tensorflow_reads_orientation
+        from keras_resnet.data.decoding import tensorflow_reads_orientation
 
         return DECODER_TENSORFLOW if tensorflow_reads_orientation(contents) else DECODER_PILLOW
     if container == "BMP":
@@ -285,7 +285,7 @@ def _bad_files_message(root: Path, bad: list[tuple[str, str]]) -> str:
 
 
 def _sampled_statistics(split: FileSplit) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    from keras_resnet.data.preprocessing import read_image
+    from keras_resnet.data.images import read_image
 
     count = min(len(split), _STATISTICS_FILES)
     chosen = np.linspace(0, len(split) - 1, count).astype(int)

@@ -222,7 +222,7 @@ def _first_label(split: StreamSplit) -> int:
 def _sampled_statistics(split: StreamSplit, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
     import tensorflow as tf
 
-    from keras_resnet.data.preprocessing import decode_jpeg
+    from keras_resnet.data.decoding import decode_jpeg
 
     pixels, wanted = [], _STATISTICS_RECORDS
     for path, skip, take in split.instructions:

@@ -3,8 +3,8 @@
 import statistics
 import time
 
+from keras_resnet.data.batches import steps_per_epoch, training_batches
 from keras_resnet.data.dataset import Split
-from keras_resnet.data.pipeline import steps_per_epoch, training_batches
 from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.errors import UserError
 

@@ -12,8 +12,8 @@ import tensorflow as tf
 from keras import layers
 
 from keras_resnet.errors import UserError, unknown_name
+from keras_resnet.graphs.flattening import FlatClassifier, flatten_classifier
 from keras_resnet.models.deep_graphs import deep_graphs
-from keras_resnet.models.rebuild import FlatClassifier, flatten_classifier
 
 FEATURES = "features"
 PREDICTED = -1  # stands for "the class that the network predicts" among target numbers
@@ -27,7 +27,7 @@ class Classifier:
     """A flat float32 classifier with its compiled functions.
 
     Attributes:
-        flat: The graph, see `keras_resnet.models.rebuild`.
+        flat: The graph, see `keras_resnet.graphs.flattening`.
         model: `flat.model`, from network inputs to logits.
         classes: Number of classes.
     """

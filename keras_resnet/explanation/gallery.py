@@ -222,7 +222,7 @@ def choose_examples(probabilities: np.ndarray, labels: np.ndarray, per_group: in
 
 
 def _inputs(pixels: np.ndarray, artifact: Artifact) -> np.ndarray:
-    from keras_resnet.data.preprocessing import normalize
+    from keras_resnet.data.transforms import normalize
 
     return normalize(pixels, artifact.preprocessing).numpy()
 

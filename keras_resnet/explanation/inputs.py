@@ -14,7 +14,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_resnet.data.preprocessing import Preprocessing, preprocess, read_image
+from keras_resnet.data.images import read_image
+from keras_resnet.data.preprocessing import Preprocessing
+from keras_resnet.data.transforms import preprocess
 from keras_resnet.errors import UserError
 from keras_resnet.explanation.maps import resize_maps
 
@@ -222,7 +224,7 @@ def read_split(split, artifact: Artifact, *, batch_size: int = 64) -> Iterator[t
     Yields:
         (float32 pixels [n, h, w, c], 0..255, int labels [n]), every example in order.
     """
-    from keras_resnet.data.pipeline import evaluation_batches
+    from keras_resnet.data.batches import evaluation_batches
     from keras_resnet.prediction import model_predictor
 
     pixels = model_predictor(artifact.model, artifact.preprocessing).pixels

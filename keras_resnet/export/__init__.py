@@ -10,7 +10,7 @@ _PUBLIC = {
     "ExportReport": "keras_resnet.export.pipeline",
     "FORMATS": "keras_resnet.export.pipeline",
     "export_saved_model": "keras_resnet.export.saved_model",
-    "fold_batch_norms": "keras_resnet.export.folding",
+    "fold_batch_norms": "keras_resnet.graphs.folding",
 }
 
 __all__ = list(_PUBLIC)

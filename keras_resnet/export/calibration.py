@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from keras_resnet.data.preprocessing import Preprocessing, resize_image
+from keras_resnet.data.preprocessing import Preprocessing
+from keras_resnet.data.transforms import resize_image
 from keras_resnet.errors import UserError
 
 

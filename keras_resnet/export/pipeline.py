@@ -31,10 +31,10 @@ import numpy as np
 import tensorflow as tf
 
 from keras_resnet import provenance
-from keras_resnet.data.preprocessing import Preprocessing, normalize, resize_image
+from keras_resnet.data.preprocessing import Preprocessing
+from keras_resnet.data.transforms import normalize, resize_image
 from keras_resnet.errors import UserError, unknown_name
 from keras_resnet.export.calibration import calibration_images
-from keras_resnet.export.folding import to_float32
 from keras_resnet.export.interchange import write_interchange
 from keras_resnet.export.parity import (
     LIMITS,
@@ -63,6 +63,7 @@ from keras_resnet.export.tflite import (
     convert,
 )
 from keras_resnet.export.tflite_metadata import add_metadata
+from keras_resnet.graphs.folding import to_float32
 from keras_resnet.progress import Progress
 from keras_resnet.storage import atomic_directory, check_writable, save_model, write_json, write_text
 

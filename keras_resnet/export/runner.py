@@ -18,7 +18,7 @@ import numpy as np
 
 def open_source(path, threads):
     tf = tensorflow_with(threads)
-    from keras_resnet.data.preprocessing import normalize
+    from keras_resnet.data.transforms import normalize
     from keras_resnet.storage import load_model
 
     model, preprocessing = load_model(path)

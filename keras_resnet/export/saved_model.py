@@ -12,7 +12,9 @@ from pathlib import Path
 import keras
 import tensorflow as tf
 
-from keras_resnet.data.preprocessing import Preprocessing, decode_image, resize_image
+from keras_resnet.data.decoding import decode_image
+from keras_resnet.data.preprocessing import Preprocessing
+from keras_resnet.data.transforms import resize_image
 from keras_resnet.export.serving import check_classifier, class_activation, classes_of, serving_network
 from keras_resnet.storage import atomic_directory, save_model, write_json, write_text
 

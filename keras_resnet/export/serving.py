@@ -15,7 +15,7 @@ from keras import layers
 
 from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.errors import UserError, unknown_name
-from keras_resnet.export.folding import fold_batch_norms, fold_pixels, to_bfloat16, to_float32
+from keras_resnet.graphs.folding import fold_batch_norms, fold_pixels, to_bfloat16, to_float32
 from keras_resnet.models.deep_graphs import deep_graphs
 
 PRECISIONS = ("float32", "bfloat16")

@@ -17,7 +17,7 @@ import numpy as np
 
 from keras_resnet.applications import create_model
 from keras_resnet.data.augmentation import get_augmentation
-from keras_resnet.data.pipeline import evaluation_batches, steps_per_epoch, training_batches
+from keras_resnet.data.batches import evaluation_batches, steps_per_epoch, training_batches
 from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.data.sources import load_source
 from keras_resnet.distribution import create_strategy, jit_compile, require_tensorflow

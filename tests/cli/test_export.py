@@ -5,8 +5,9 @@ import pytest
 
 from keras_resnet.cli.evaluate import main as evaluate
 from keras_resnet.cli.export import DEFAULT_FORMATS, FORMATS, main
-from keras_resnet.data.preprocessing import Preprocessing, normalize
+from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.data.sources import load_source
+from keras_resnet.data.transforms import normalize
 from keras_resnet.models.resnet import build_model
 from keras_resnet.storage import save_model
 

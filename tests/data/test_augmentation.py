@@ -5,7 +5,8 @@ import pytest
 import tensorflow as tf
 
 from keras_resnet.data.augmentation import AUGMENTATIONS, augment_image, random_crop, random_resized_crop
-from keras_resnet.data.preprocessing import Preprocessing, resize_image
+from keras_resnet.data.preprocessing import Preprocessing
+from keras_resnet.data.transforms import resize_image
 from keras_resnet.errors import UserError
 
 SETTINGS = Preprocessing(32, 32, 3, (0.5,) * 3, (0.5,) * 3)

@@ -14,7 +14,7 @@ from keras_resnet.data.dataset import (
     channel_statistics,
 )
 from keras_resnet.data.folder import scan_files
-from keras_resnet.data.preprocessing import read_image
+from keras_resnet.data.images import read_image
 from keras_resnet.data.sources import load_source
 from keras_resnet.errors import UserError
 

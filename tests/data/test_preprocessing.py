@@ -11,16 +11,10 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from keras_resnet.data.preprocessing import (
-    Preprocessing,
-    decode_image,
-    decode_jpeg,
-    decode_with_pillow,
-    normalize,
-    preprocess,
-    read_image,
-    resize_image,
-)
+from keras_resnet.data.decoding import decode_image, decode_jpeg
+from keras_resnet.data.images import decode_with_pillow, read_image
+from keras_resnet.data.preprocessing import Preprocessing
+from keras_resnet.data.transforms import normalize, preprocess, resize_image
 from keras_resnet.errors import UserError
 
 COLOR = Preprocessing(height=20, width=31, channels=3, mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6))

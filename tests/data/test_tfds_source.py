@@ -10,8 +10,8 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from keras_resnet.data import tfds_source
+from keras_resnet.data.batches import evaluation_batches, sample_images, training_batches
 from keras_resnet.data.dataset import IMAGENET_MEAN, ArraySplit, StreamSplit
-from keras_resnet.data.pipeline import evaluation_batches, sample_images, training_batches
 from keras_resnet.data.sources import load_source
 from keras_resnet.errors import UserError
 

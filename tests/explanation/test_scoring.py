@@ -181,7 +181,7 @@ def test_mistakes_are_named():
 
 
 def trained(data, seed, epochs=8):
-    from keras_resnet.data.preprocessing import normalize
+    from keras_resnet.data.transforms import normalize
 
     keras.utils.set_random_seed(seed)
     model = build_model("resnet8", input_shape=data.image_shape, num_classes=8)
@@ -195,8 +195,8 @@ def trained(data, seed, epochs=8):
 
 @pytest.mark.slow
 def test_maps_give_a_planted_shortcut_away():
-    from keras_resnet.data.preprocessing import normalize
     from keras_resnet.data.sources import load_source
+    from keras_resnet.data.transforms import normalize
     from keras_resnet.explanation.methods import explain
 
     planted = load_source("shapes:count=1024,plant=star")

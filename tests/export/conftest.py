@@ -30,7 +30,7 @@ def pixels():
 @pytest.fixture(scope="session")
 def model(preprocessing, pixels):
     """A small network that tells the colours apart: on an untrained one quantisation proves nothing."""
-    from keras_resnet.data.preprocessing import normalize
+    from keras_resnet.data.transforms import normalize
 
     keras.utils.set_random_seed(0)
     network = build_model("resnet8", num_classes=3, input_shape=(16, 16, 3))

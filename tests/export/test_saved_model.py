@@ -10,7 +10,8 @@ import tensorflow as tf
 from PIL import Image
 from tensorflow.core.protobuf import saved_model_pb2
 
-from keras_resnet.data.preprocessing import decode_image, normalize, preprocess
+from keras_resnet.data.decoding import decode_image
+from keras_resnet.data.transforms import normalize, preprocess
 from keras_resnet.errors import UserError
 from keras_resnet.export import saved_model
 from keras_resnet.export.saved_model import export_saved_model, write_saved_model

@@ -13,7 +13,7 @@ from PIL import Image
 
 ai_edge_litert = pytest.importorskip("ai_edge_litert.interpreter")
 
-from keras_resnet.data.preprocessing import normalize  # noqa: E402
+from keras_resnet.data.transforms import normalize  # noqa: E402
 from keras_resnet.errors import UserError  # noqa: E402
 from keras_resnet.export.serving import gradient_heatmaps, serving_network  # noqa: E402
 from keras_resnet.export.tflite import VARIANTS, convert  # noqa: E402

@@ -57,7 +57,7 @@ def test_digests_are_kerass():
 def test_normalisation_is_keras_preprocess_input(function, name):
     import numpy as np
 
-    from keras_resnet.data.preprocessing import normalize
+    from keras_resnet.data.transforms import normalize
 
     pixels = np.random.default_rng(0).integers(0, 256, (2, 4, 4, 3)).astype(np.float32)
     preprocessing = Preprocessing(**find_weights(name, "imagenet").preprocessing(4, 4, 3))

@@ -28,15 +28,10 @@ import tensorflow as tf
 
 from keras_resnet.data.augmentation import get_augmentation
 from keras_resnet.data.dataset import DECODER_JPEG, DECODER_PILLOW, ArraySplit, FileSplit, Split, StreamSplit
-from keras_resnet.data.preprocessing import (
-    Preprocessing,
-    decode_image,
-    decode_jpeg,
-    normalize,
-    preprocess,
-    read_image,
-    resize_image,
-)
+from keras_resnet.data.decoding import decode_image, decode_jpeg
+from keras_resnet.data.images import read_image
+from keras_resnet.data.preprocessing import Preprocessing
+from keras_resnet.data.transforms import normalize, preprocess, resize_image
 from keras_resnet.errors import UserError
 
 MEMORY_LIMIT_BYTES = 1 << 30

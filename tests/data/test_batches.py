@@ -9,12 +9,14 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from keras_resnet.data import pipeline
+from keras_resnet.data import batches as pipeline
+from keras_resnet.data.batches import evaluation_batches, sample_images, steps_per_epoch, training_batches
 from keras_resnet.data.dataset import DECODER_JPEG, DECODER_PILLOW, DECODER_TENSORFLOW, ArraySplit, FileSplit
 from keras_resnet.data.folder import scan_files
-from keras_resnet.data.pipeline import evaluation_batches, sample_images, steps_per_epoch, training_batches
-from keras_resnet.data.preprocessing import Preprocessing, preprocess, read_image
+from keras_resnet.data.images import read_image
+from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.data.throughput import pipeline_images_per_second
+from keras_resnet.data.transforms import preprocess
 from keras_resnet.errors import UserError
 
 SETTINGS = Preprocessing(16, 16, 3, (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))

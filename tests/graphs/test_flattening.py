@@ -4,7 +4,7 @@ import pytest
 from keras import layers
 
 from keras_resnet.errors import UserError
-from keras_resnet.models.rebuild import flatten_classifier
+from keras_resnet.graphs.flattening import flatten_classifier
 from keras_resnet.models.resnet import build_model
 
 SHAPE = (16, 16, 3)

@@ -1,0 +1,1 @@
+"""Keras graphs of any classifier: flattened, folded, rewritten for another precision."""
