@@ -4,13 +4,14 @@ import dataclasses
 import json
 import os
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from keras_resnet.data.images import image_files, is_shown, read_image
 from keras_resnet.errors import UserError
 from keras_resnet.storage import load_model, read_json
 
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
     import keras
 
     from keras_resnet.data.preprocessing import Preprocessing
-
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp")
 
 
 @dataclass(frozen=True)
@@ -92,7 +91,7 @@ def load_predictor(path: str | os.PathLike[str]) -> Predictor:
         saved_model = _saved_model_in(path)
         if saved_model is not None:
             return _saved_model_predictor(saved_model)
-        inside = [child.name for child in sorted(path.iterdir()) if _is_model(child)]
+        inside = [child.name for child in sorted(path.iterdir()) if is_shown(child.name) and _is_model(child)]
         if inside:
             raise UserError(f"{path} is no model itself. Name one that it holds: {', '.join(inside)}.")
     elif path.suffix == ".keras":
@@ -143,13 +142,12 @@ def predict_images(
     Raises:
         UserError: `top` is below 1.
     """
-    from keras_resnet.data.images import read_image
     from keras_resnet.data.transforms import resize_image
 
     if top < 1:
         raise UserError(f"The number of classes to show must be at least 1, got {top}.")
     batch: list[tuple[str, np.ndarray | None, str | None]] = []
-    for file, problem in _image_files(files):
+    for file, problem in image_files(files):
         image = None
         if problem is None:
             try:
@@ -175,19 +173,6 @@ def _predict_batch(predictor: Predictor, batch: list, top: int) -> Iterator[Pred
         row = next(rows)
         best = np.argsort(-row, kind="stable")[:top]
         yield Prediction(file, classes=tuple((predictor.labels[index], float(row[index])) for index in best))
-
-
-def _image_files(files: Iterable[str | os.PathLike[str]]) -> Iterator[tuple[str, str | None]]:
-    for file in files:
-        path = Path(file)
-        if not path.is_dir():
-            yield str(file), None
-            continue
-        found = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
-        if not found:
-            yield str(file), f"There are no images in the folder {file}."
-        for image in found:
-            yield str(image), None
 
 
 def _keras_predictor(path: Path) -> Predictor:

@@ -74,7 +74,7 @@ def test_folders_stand_for_their_images(model, preprocessing, files, tmp_path):
     predictor = model_predictor(model, preprocessing)
     predictions = list(predict_images(predictor, [tmp_path, tmp_path / "empty"]))
     assert [prediction.file for prediction in predictions[:-1]] == [str(file) for file in files]
-    assert "no images in the folder" in predictions[-1].error
+    assert "holds no images" in predictions[-1].error
 
 
 def test_every_artifact_answers_alike(model, preprocessing, tmp_path):

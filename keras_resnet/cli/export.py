@@ -212,13 +212,14 @@ def _model_file(arguments: argparse.Namespace) -> Path | None:
 def _images_of(folder: Path, preprocessing, count: int):
     import numpy as np
 
-    from keras_resnet.data.images import read_image
+    from keras_resnet.data.images import image_files, read_image
     from keras_resnet.data.transforms import resize_image
-    from keras_resnet.prediction import IMAGE_SUFFIXES
 
-    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
-    if not files:
-        raise UserError(f"There are no images in {folder}.")
+    files = []
+    for file, problem in image_files([folder]):
+        if problem is not None:
+            raise UserError(problem)
+        files.append(Path(file))
     chosen = [files[index] for index in np.unique(np.linspace(0, len(files) - 1, min(count, len(files))).astype(int))]
     images = np.stack(
         [np.asarray(resize_image(read_image(path, preprocessing.channels), preprocessing)) for path in chosen]

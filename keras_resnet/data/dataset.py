@@ -25,6 +25,9 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 SMALL_SIDE = 64
 PHOTOGRAPH_SIDE = 224
 
+# Numbered classes of labels without names: more than any published set has (ImageNet-21k: 21,841).
+MAX_CLASSES = 100_000
+
 # How a file is decoded (FileSplit.decoders).
 DECODER_JPEG, DECODER_TENSORFLOW, DECODER_PILLOW = 0, 1, 2
 
@@ -223,6 +226,8 @@ class DatasetSpec:
                 f"A label is the number of a class name, 0..{len(labels) - 1}, got {highest}. "
                 "Give one class name for every number."
             )
+        if len(labels) < 2:
+            raise UserError(f"Telling classes apart needs at least two of them, {name} has {len(labels)}.")
         height, width, channels = shapes.pop()
         if image_size is not None:
             height = width = image_size
@@ -331,4 +336,6 @@ def _array_split(name: str, images: Any, labels: Any) -> ArraySplit:
         raise UserError(f"x_{name} holds no image. Every split needs at least one.")
     if labels.min() < 0:
         raise UserError(f"y_{name} must count classes from 0, got {labels.min()}.")
+    if labels.max() >= MAX_CLASSES:  # before the labels become 32-bit numbers and a list of names
+        raise UserError(f"y_{name} must count classes from 0 to at most {MAX_CLASSES - 1:,}, got {labels.max()}.")
     return ArraySplit(images, labels.astype(np.int32))

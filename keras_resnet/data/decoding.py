@@ -37,7 +37,7 @@ def decode_image(contents: tf.Tensor, channels: int) -> tf.Tensor:
 
     Returns:
         uint8 tensor [height, width, channels], 0..255, height and width dynamic. Contents that no decoder
-        reads raise tf.errors.InvalidArgumentError when the graph runs.
+        reads, and animated WebP files, raise tf.errors.InvalidArgumentError when the graph runs.
     """
     contents = tf.reshape(contents, [])
 
@@ -59,6 +59,18 @@ def decode_image(contents: tf.Tensor, channels: int) -> tf.Tensor:
         return tf.ensure_shape(image[..., :3], [None, None, 3])
 
     def webp() -> tf.Tensor:
+        # The extended header's flags; bit 1 says that frames follow. TensorFlow's operator writes such frames past the
+        # end of its buffer, so they never reach it.
+        flags = tf.cast(tf.io.decode_raw(tf.strings.substr(padded, 20, 1), tf.uint8)[0], tf.int32)
+        is_animated = tf.logical_and(starts_with(b"VP8X", 12), tf.not_equal(tf.bitwise.bitwise_and(flags, 2), 0))
+        return tf.cond(is_animated, refuse_animation, still_webp)
+
+    def refuse_animation() -> tf.Tensor:
+        never = tf.debugging.Assert(False, ["An animated WebP cannot be decoded. Save its first frame as an image."])
+        with tf.control_dependencies([] if never is None else [never]):
+            return tf.zeros([1, 1, 3], tf.uint8)
+
+    def still_webp() -> tf.Tensor:
         return _on_white(tf.io.decode_image(contents, channels=0, expand_animations=False))
 
     def other() -> tf.Tensor:  # GIF, or an error that names the formats

@@ -7,20 +7,24 @@ of every class, always in the same way. With `train` and `validation` but no `te
 the validation images are the test, and a tenth of the training images becomes the validation. Files whose
 names do not end like an image's, and everything whose name starts with "." or "__", do not count.
 
-The scan decodes every file once (a JPEG at an eighth of its size: every byte is read, few pixels are
-computed), in threads, because a torn file would otherwise stop a training run hours later.
+The scan decodes every file once by each decoder that may read it later (a JPEG at an eighth of its size:
+every byte is read, few pixels are computed), in threads, because a torn file would otherwise stop a training
+run hours later.
 """
 
+import contextlib
 import hashlib
 import io
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import tensorflow as tf
+from PIL import Image, UnidentifiedImageError
 
 from keras_resnet.data.dataset import (
     DECODER_JPEG,
@@ -32,14 +36,15 @@ from keras_resnet.data.dataset import (
     SMALL_SIDE,
     DatasetSpec,
     FileSplit,
+    Split,
     channel_statistics,
     default_augmentation,
     hold_out,
     require_examples,
 )
+from keras_resnet.data.decoding import decode_image, tensorflow_reads_orientation
+from keras_resnet.data.images import FORMATS, SUFFIXES, is_shown, read_file, read_image
 from keras_resnet.errors import UserError
-
-EXTENSIONS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".webp")
 
 _SHOWN_BAD_FILES = 20
 _STATISTICS_FILES = 2000
@@ -161,56 +166,98 @@ def scan_files(paths: Sequence[str]) -> list[ScannedFile]:
     Returns:
         One result a file, in the same order. Nothing is raised for a broken file: its `problem` is set.
     """
-    with ThreadPoolExecutor(min(32, (os.cpu_count() or 1) + 2)) as pool:
+    with ThreadPoolExecutor(min(32, os.cpu_count() or 1)) as pool:
         return list(pool.map(_scan_file, paths, chunksize=64))
 
 
-def _scan_file(path: str) -> ScannedFile:
-    from PIL import Image, UnidentifiedImageError
+@contextlib.contextmanager
+def named_unreadable_files(*splits: Split) -> Iterator[None]:
+    """Names the file where a reading pipeline meets one that was damaged after the scan.
 
+    Args:
+        *splits: What is read inside.
+
+    Raises:
+        UserError: A file of the splits cannot be read any more, in place of TensorFlow's error, which names none.
+    """
     try:
-        with open(path, "rb") as file:
-            contents = file.read()
+        yield
+    except (tf.errors.InvalidArgumentError, tf.errors.NotFoundError, tf.errors.UnknownError):
+        for split in splits:
+            paths = split.paths if isinstance(split, FileSplit) else ()
+            for path, file in zip(paths, scan_files(paths), strict=True):
+                if file.problem:
+                    raise UserError(
+                        f"{path} {file.problem}. It was damaged or removed after the folder was checked. Replace it, "
+                        "and run the command again."
+                    ) from None
+        raise
+
+
+def _scan_file(path: str) -> ScannedFile:
+    try:
+        contents = read_file(path)
     except OSError as error:
-        return ScannedFile(problem=f"cannot be read: {error.strerror}")
+        return ScannedFile(problem=f"cannot be read: {error.strerror or error}")
     if not contents:
         return ScannedFile(problem="is empty")
     try:
-        with Image.open(io.BytesIO(contents)) as image:
+        with Image.open(io.BytesIO(contents), formats=FORMATS) as image:
             width, height = image.size
             container = image.format
             turned = 1
-            if container in ("JPEG", "MPO"):
-                if b"Exif" in contents[: 1 << 17]:
-                    turned = image.getexif().get(0x0112, 1)
+            is_jpeg = container in ("JPEG", "MPO")
+            if is_jpeg and b"Exif" in contents[: 1 << 17]:
+                turned = image.getexif().get(0x0112, 1)
+            decoder = _decoder(contents, container, turned)
+            # An eighth of the size: every byte of a JPEG is read, few pixels are computed.
+            if is_jpeg and decoder != DECODER_PILLOW:
+                tf.raw_ops.DecodeJpeg(contents=contents, channels=3, ratio=8, dct_method="INTEGER_ACCURATE")
+            else:
                 image.draft(None, (1, 1))
-            image.load()
+                image.load()
     except UnidentifiedImageError:
-        return ScannedFile(problem="is no image")
+        return ScannedFile(problem="is not an image")
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error, …
-        return ScannedFile(problem=f"is no whole image: {error}")
+        return ScannedFile(problem=f"is not a complete image: {_first_line(error)}")
     if turned in range(5, 9):
         height, width = width, height
+    if decoder == DECODER_TENSORFLOW and not is_jpeg:
+        try:
+            if tuple(_decode(contents).shape[:2]) != (height, width):
+                return ScannedFile(problem="is damaged: its decoders disagree about its size")
+        except tf.errors.OpError as error:
+            return ScannedFile(problem=f"is not a complete image: {_first_line(error)}")
     return ScannedFile(
         height,
         width,
-        _decoder(contents, container, turned),
+        decoder,
         len(contents),
         hashlib.sha256(contents).hexdigest(),
     )
+
+
+@tf.function(input_signature=[tf.TensorSpec([], tf.string)])
+def _decode(contents: tf.Tensor) -> tf.Tensor:
+    return decode_image(contents, 3)
+
+
+def _first_line(error: Exception) -> str:
+    # TensorFlow's messages end in the operator that raised them.
+    return str(getattr(error, "message", error)).partition("\n")[0].partition(" [Op:")[0][:200]
 
 
 def _decoder(contents: bytes, container: str | None, turned: int) -> int:
     if container in ("JPEG", "MPO") and turned not in _TURNED:
         return DECODER_JPEG
     if container in ("JPEG", "MPO"):
-        from keras_resnet.data.decoding import tensorflow_reads_orientation
-
         return DECODER_TENSORFLOW if tensorflow_reads_orientation(contents) else DECODER_PILLOW
     if container == "BMP":
         bits_per_pixel = int.from_bytes(contents[28:30], "little")
         compression = int.from_bytes(contents[30:34], "little")
         return DECODER_TENSORFLOW if bits_per_pixel in (8, 24, 32) and compression == 0 else DECODER_PILLOW
+    if container == "WEBP" and contents[12:16] == b"VP8X" and contents[20] & 2:
+        return DECODER_PILLOW  # animated, which `decode_image` refuses
     return DECODER_TENSORFLOW if container in ("PNG", "GIF", "WEBP") else DECODER_PILLOW
 
 
@@ -238,7 +285,13 @@ def _list_splits(root: Path) -> dict[str, dict[str, list[str]]]:
 
 
 def _list_classes(folder: Path) -> dict[str, list[str]]:
-    return {entry.name: _list_images(entry.path) for entry in os.scandir(folder) if entry.is_dir() and _counts(entry)}
+    with os.scandir(folder) as entries:
+        # `os.path.isdir` answers False for a loop of links, where the entry's own method raises.
+        return {
+            entry.name: _list_images(entry.path)
+            for entry in entries
+            if is_shown(entry.name) and os.path.isdir(entry.path)
+        }
 
 
 def _list_images(folder: str) -> list[str]:
@@ -246,12 +299,8 @@ def _list_images(folder: str) -> list[str]:
         return sorted(
             entry.path
             for entry in entries
-            if _counts(entry) and entry.name.lower().endswith(EXTENSIONS) and entry.is_file()
+            if is_shown(entry.name) and entry.name.lower().endswith(SUFFIXES) and os.path.isfile(entry.path)
         )
-
-
-def _counts(entry: os.DirEntry) -> bool:
-    return not entry.name.startswith((".", "__"))
 
 
 def _check_classes(root: Path, split: str, classes: dict[str, list[str]], labels: tuple[str, ...]) -> None:
@@ -267,7 +316,7 @@ def _check_classes(root: Path, split: str, classes: dict[str, list[str]], labels
     empty = sorted(label for label, images in classes.items() if not images)
     if empty:
         raise UserError(
-            f"Every class needs at least one image ({', '.join(EXTENSIONS)}); none in {split}: "
+            f"Every class needs at least one image ({', '.join(SUFFIXES)}); none in {split}: "
             f"{', '.join(empty[:10])}. Add images or remove the folder."
         )
 
@@ -285,8 +334,6 @@ def _bad_files_message(root: Path, bad: list[tuple[str, str]]) -> str:
 
 
 def _sampled_statistics(split: FileSplit) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    from keras_resnet.data.images import read_image
-
     count = min(len(split), _STATISTICS_FILES)
     chosen = np.linspace(0, len(split) - 1, count).astype(int)
     with ThreadPoolExecutor(min(32, (os.cpu_count() or 1) + 2)) as pool:

@@ -16,12 +16,65 @@ The rules of decoding:
 
 import io
 import os
+import stat
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from keras_resnet.data.preprocessing import LUMA
 from keras_resnet.errors import UserError
+
+SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".webp")
+# What Pillow may open. Left to itself it tries every format that it knows, and starts Ghostscript for an EPS file,
+# whatever its name.
+FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "TGA", "ICO")
+MAX_FILE_BYTES = 1 << 30
+
+
+def is_shown(name: str) -> bool:
+    """Whether a file or folder counts: names that begin with "." or "__" are the system's."""
+    return not name.startswith((".", "__"))
+
+
+def image_files(paths: Sequence[str | os.PathLike[str]]) -> Iterator[tuple[str, str | None]]:
+    """Lists image files: files as given, and for a folder the images in it and below, in order of name.
+
+    Links to folders are not followed below a given folder, so that a loop of links ends nowhere.
+
+    Yields:
+        (path, None), or (path, what is wrong with it) for a folder without images.
+    """
+    for given in paths:
+        if not os.path.isdir(given):
+            yield os.fspath(given), None
+            continue
+        found = sorted(
+            Path(folder, name)
+            for folder, _, names in os.walk(given)
+            for name in names
+            if is_shown(name) and name.lower().endswith(SUFFIXES) and os.path.isfile(os.path.join(folder, name))
+        )
+        if not found:
+            yield os.fspath(given), f"The folder {given} holds no images ({', '.join(SUFFIXES)})."
+        for path in found:
+            yield os.fspath(path), None
+
+
+def read_file(path: str | os.PathLike[str]) -> bytes:
+    """Reads a regular file; a pipe or a device could block for ever or never end.
+
+    Raises:
+        OSError: The file cannot be read, or is not a regular file of at most 1 GiB.
+    """
+    found = os.stat(path)
+    if not stat.S_ISREG(found.st_mode):
+        raise OSError(0, "not a regular file")
+    if found.st_size > MAX_FILE_BYTES:
+        raise OSError(0, f"{found.st_size:,} bytes are too large for an image")
+    with open(path, "rb") as file:
+        return file.read()
 
 
 def read_image(path: str | os.PathLike[str], channels: int = 3) -> np.ndarray:
@@ -35,12 +88,11 @@ def read_image(path: str | os.PathLike[str], channels: int = 3) -> np.ndarray:
         uint8 array [height, width, channels], 0..255.
 
     Raises:
-        UserError: There is no such file, or it is no whole image.
+        UserError: There is no such file, or it is not a complete image.
     """
     path = os.fspath(path)
     try:
-        with open(path, "rb") as file:
-            contents = file.read()
+        contents = read_file(path)
     except OSError as error:
         raise UserError(f"Cannot read the image {path}: {error.strerror}.") from None
     return decode_with_pillow(contents, channels, name=path)
@@ -58,21 +110,21 @@ def decode_with_pillow(contents: bytes, channels: int, *, name: str) -> np.ndarr
         uint8 array [height, width, channels], 0..255.
 
     Raises:
-        UserError: The bytes are no whole image.
+        UserError: The bytes are not a complete image.
     """
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:
-        with Image.open(io.BytesIO(contents)) as image:
+        with Image.open(io.BytesIO(contents), formats=FORMATS) as image:
             container = image.format
             image.load()
             if container in ("JPEG", "MPO"):  # MPO: a JPEG with further pictures behind it, as phones write
                 image = ImageOps.exif_transpose(image)
             rgb = _rgb_from_pillow(image, container)
     except UnidentifiedImageError:
-        raise UserError(f"{name} is no image that can be read. Use JPEG, PNG, GIF, BMP or WebP.") from None
+        raise UserError(f"{name} is not an image that can be read. Use JPEG, PNG, GIF, BMP or WebP.") from None
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error, …
-        raise UserError(f"{name} is no whole image: {error}. Replace or remove the file.") from None
+        raise UserError(f"{name} is not a complete image: {error}. Replace or remove the file.") from None
     if channels == 1:
         weighted = rgb.astype(np.int32) @ np.array(LUMA, np.int32)
         return ((weighted + 0x8000) >> 16).astype(np.uint8)[..., np.newaxis]

@@ -11,7 +11,6 @@ Importing this module imports no TensorFlow, so that a wrong name is answered at
 """
 
 import os
-import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -28,7 +27,9 @@ from keras_resnet.data.dataset import (
     channel_statistics,
     hold_out,
 )
-from keras_resnet.errors import UserError, unknown_name
+from keras_resnet.errors import DAMAGED_ARCHIVE, UserError, unknown_name
+
+MAX_IMAGE_SIZE = 8192  # pixels a side; one image of it is 805 MB as the network takes it
 
 __all__ = [
     "SOURCES",
@@ -97,8 +98,11 @@ def load_source(
     source = SOURCES[head]
     if bad_images not in ("stop", "skip"):
         raise unknown_name("choice for bad images", bad_images, ("stop", "skip"))
-    if image_size is not None and (isinstance(image_size, bool) or not isinstance(image_size, int) or image_size < 1):
-        raise UserError(f"The image size must be a whole number of pixels of at least 1, got {image_size!r}.")
+    is_whole = isinstance(image_size, int) and not isinstance(image_size, bool)
+    if image_size is not None and not (is_whole and 1 <= image_size <= MAX_IMAGE_SIZE):
+        raise UserError(
+            f"The image size must be a whole number of pixels, 1 to {MAX_IMAGE_SIZE:,}, got {image_size!r}."
+        )
     if source.argument == "required" and not argument:
         raise UserError(f"The source {head!r} is written {source.usage}, got {name!r}.")
     if source.argument == "none" and colon:
@@ -216,6 +220,8 @@ def _load_npz(argument: str, *, name: str, image_size: int | None, **_: Any) -> 
     needed = ("x_train", "y_train", "x_test", "y_test")
     known = (*needed, "x_validation", "y_validation", "labels")
     try:
+        if not os.path.isfile(path) and os.path.exists(path):
+            raise UserError(f"An .npz data set is a regular file, {path} is not. Check the path.")
         with np.load(path, allow_pickle=False) as file:
             missing = [key for key in needed if key not in file]
             if missing:
@@ -228,11 +234,9 @@ def _load_npz(argument: str, *, name: str, image_size: int | None, **_: Any) -> 
         raise UserError(f"An .npz data set must exist, there is none at {path}. Check the path.") from None
     except UserError:
         raise
-    except (OSError, ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile):
-        # TypeError and AttributeError: a lone .npy file comes back as an array, which has neither `in` nor
-        # `files`.
+    except DAMAGED_ARCHIVE:  # also what a single .npy file comes back as: an array, which has no `files`
         raise UserError(
-            f"An .npz data set is a NumPy archive of plain arrays (no pickled objects), {path} is none. "
+            f"An .npz data set is a complete NumPy archive of plain arrays (no pickled objects), {path} is not. "
             "Write it with numpy.savez."
         ) from None
     if "labels" in arrays:

@@ -14,13 +14,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_resnet.data.images import read_image
+from keras_resnet.data.images import image_files, read_image
 from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.data.transforms import preprocess
 from keras_resnet.errors import UserError
 from keras_resnet.explanation.maps import resize_maps
-
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp")
 
 
 def network_inputs(
@@ -183,25 +181,6 @@ def _keras_application(text: str) -> Artifact:
     return Artifact(model, preprocessing, _labels(model, preprocessing))
 
 
-def image_files(paths: Sequence[str | os.PathLike[str]]) -> Iterator[tuple[Path, str | None]]:
-    """Lists image files: files as given, folders with all images in and below them, in order of name.
-
-    Yields:
-        (path, None), or (path, why not) for what is missing or empty.
-    """
-    for given in paths:
-        path = Path(given)
-        if path.is_dir():
-            found = sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file())
-            yield from ((file, None) for file in found)
-            if not found:
-                yield path, f"The folder {path} holds no images ({', '.join(IMAGE_SUFFIXES)})."
-        elif path.exists():
-            yield path, None
-        else:
-            yield path, f"There is no image {path}."
-
-
 def read_images(paths: Sequence[str | os.PathLike[str]], channels: int) -> Iterator[tuple[Path, np.ndarray | str]]:
     """Reads image files one after another.
 
@@ -210,12 +189,12 @@ def read_images(paths: Sequence[str | os.PathLike[str]], channels: int) -> Itera
     """
     for path, problem in image_files(paths):
         if problem is not None:
-            yield path, problem
+            yield Path(path), problem
             continue
         try:
-            yield path, read_image(path, channels)
+            yield Path(path), read_image(path, channels)
         except UserError as error:
-            yield path, str(error)
+            yield Path(path), str(error)
 
 
 def read_split(split, artifact: Artifact, *, batch_size: int = 64) -> Iterator[tuple[np.ndarray, np.ndarray]]:

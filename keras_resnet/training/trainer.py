@@ -18,6 +18,7 @@ import numpy as np
 from keras_resnet.applications import create_model
 from keras_resnet.data.augmentation import get_augmentation
 from keras_resnet.data.batches import evaluation_batches, steps_per_epoch, training_batches
+from keras_resnet.data.folder import named_unreadable_files
 from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.data.sources import load_source
 from keras_resnet.distribution import create_strategy, jit_compile, require_tensorflow
@@ -157,14 +158,16 @@ def train(
 
         # Epochs
         if progress.epoch < recipe.epochs:
-            progress = _fit(twin, recipe, data, preprocessing, augmentation, run, progress, report)
+            with named_unreadable_files(data.train, data.validation):
+                progress = _fit(twin, recipe, data, preprocessing, augmentation, run, progress, report)
 
         # The best network
         load_checkpoint(checkpoint_path(run.checkpoints, progress.best_epoch), twin, twin.optimizer)
         if recipe.ema_decay:
             twin.optimizer.finalize_variable_values(twin.trainable_variables)
         copy_weights(twin, model)
-        test = evaluate_model(model_predictor(model, preprocessing), data.test)
+        with named_unreadable_files(data.test):
+            test = evaluate_model(model_predictor(model, preprocessing), data.test)
 
         # What stays. The test metrics come last: they mark the run as finished.
         save_model(model, run.model, preprocessing)

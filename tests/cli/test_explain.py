@@ -48,7 +48,7 @@ def test_good_images_are_done_and_the_bad_one_is_reported(run, photos, tmp_path,
     )
     assert code == 2
     assert err.count("error:") == 1
-    assert "c.png is no image" in err
+    assert "c.png is not an image" in err
     record = json.loads(out)
     drawn = [row for row in record["images"] if "overlay" in row]
     assert len(drawn) == 4
@@ -158,8 +158,8 @@ def artifacts(tmp_path_factory):
         ("{run} {photos}/a.jpg --smooth more", "Unknown value of --smooth 'more'"),
         ("{run} {photos}/a.jpg --max-batch 0", "--max-batch must be at least 1, got 0"),
         ("{run} {photos}/a.jpg --metod gradcam", "Unknown flag '--metod'. Closest: '--method'"),
-        ("{run} {photos}/c.png", "c.png is no image that can be read"),
-        ("{run} {photos}/gone.png", "There is no image"),
+        ("{run} {photos}/c.png", "c.png is not an image that can be read"),
+        ("{run} {photos}/gone.png", "Cannot read the image"),
         ("{run} {artifacts}/empty", "holds no images"),
         ("{run}", "Nothing to explain: give image files or folders, or --score, --gallery or --list"),
         ("{run} --score --dataset shaps", "Unknown data source 'shaps'"),

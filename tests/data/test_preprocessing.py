@@ -65,7 +65,6 @@ def files() -> dict[str, bytes]:
         "bmp 32 bits": encoded(transparent, "BMP"),
         "webp": encoded(color, "WEBP"),
         "webp with opacity": encoded(transparent, "WEBP"),
-        "webp animated": encoded(transparent, "WEBP", save_all=True, append_images=[transparent.rotate(180)]),
     }
 
 

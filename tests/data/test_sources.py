@@ -74,6 +74,7 @@ def test_shapes_take_their_options_by_name_and_by_keyword():
         ("digits:5", {}, "Leave out"),
         ("digits", {"count": 5}, "Unknown option of the source 'digits'"),
         ("digits", {"image_size": 0}, "image size"),
+        ("digits", {"image_size": 2**31}, "1 to 8,192"),
         ("digits", {"bad_images": "ignore"}, "bad images"),
         ("folder", {}, "folder:PATH"),
         ("shapes:cuont=5", {}, "'count'"),
@@ -208,3 +209,42 @@ def test_numbered_classes_take_any_names_and_named_ones_only_their_own():
     assert not unnamed.has_classes(("cat", "dog", "cow"))
     assert named.has_classes(["cat", "dog"])
     assert not named.has_classes(("dog", "cat"))
+
+
+@pytest.mark.parametrize(
+    ("label", "dtype"), [(2**31 - 1, np.int32), (2**40 + 1, np.int64), (2**64 - 1, np.uint64), (100_000, np.int32)]
+)
+def test_a_label_beyond_any_class_count_is_refused_before_names_are_made(tmp_path, label, dtype):
+    labels = np.arange(12).astype(dtype) % 3
+    images = np.zeros((12, 8, 8, 1), np.uint8)
+    wrong = labels.copy()
+    wrong[5] = label
+    np.savez(tmp_path / "a.npz", x_train=images, y_train=wrong, x_test=images, y_test=labels)
+    with pytest.raises(UserError, match=f"y_train must count classes from 0 to at most 99,999, got {label}"):
+        load_source(f"npz:{tmp_path / 'a.npz'}")
+
+
+def test_arrays_of_one_class_are_refused(tmp_path):
+    images = np.zeros((12, 8, 8, 1), np.uint8)
+    np.savez(tmp_path / "a.npz", x_train=images, y_train=np.zeros(12, int), x_test=images, y_test=np.zeros(12, int))
+    with pytest.raises(UserError, match="at least two"):
+        load_source(f"npz:{tmp_path / 'a.npz'}")
+
+
+def test_damaged_archives_are_refused_by_name(tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (12, 8, 8, 1), np.uint8)
+    labels = np.arange(12) % 3
+    path = tmp_path / "a.npz"
+    np.savez_compressed(path, x_train=images, y_train=labels, x_test=images, y_test=labels)
+    whole, random = path.read_bytes(), np.random.default_rng(0)
+    refused = 0
+    for _ in range(300):
+        contents = bytearray(whole)
+        place = int(random.integers(len(contents)))
+        contents[place : place + 4] = random.bytes(4)
+        path.write_bytes(contents)
+        try:
+            load_source(f"npz:{path}")
+        except UserError:
+            refused += 1
+    assert refused > 200
