@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from keras_resnet.data.images import image_files, is_shown, read_image
-from keras_resnet.errors import UserError
-from keras_resnet.storage import load_model, read_json
+from keras_resnet.errors import DAMAGED_ARCHIVE, UserError
+from keras_resnet.storage import load_model, read_json, read_member
 
 if TYPE_CHECKING:
     import keras
@@ -93,16 +93,16 @@ def load_predictor(path: str | os.PathLike[str]) -> Predictor:
             return _saved_model_predictor(saved_model)
         inside = [child.name for child in sorted(path.iterdir()) if is_shown(child.name) and _is_model(child)]
         if inside:
-            raise UserError(f"{path} is no model itself. Name one that it holds: {', '.join(inside)}.")
+            raise UserError(f"{path} is not a model itself. Name one that it holds: {', '.join(inside)}.")
     elif path.suffix == ".keras":
         return _keras_predictor(path)
     elif path.suffix == ".tflite":
         return _tflite_predictor(path)
-    raise UserError(f"{path} is no model. Give a run directory, a .keras file, a SavedModel or a .tflite file.")
+    raise UserError(f"{path} is not a model. Give a run directory, a .keras file, a SavedModel or a .tflite file.")
 
 
 def model_predictor(model: "keras.Model", preprocessing: "Preprocessing") -> Predictor:
-    """Makes a predictor of a network in memory that returns logits.
+    """Makes a predictor of a network in memory that returns logits or probabilities.
 
     Args:
         model: The network.
@@ -114,15 +114,21 @@ def model_predictor(model: "keras.Model", preprocessing: "Preprocessing") -> Pre
     import tensorflow as tf
 
     from keras_resnet.data.transforms import normalize
+    from keras_resnet.graphs.heads import check_classifier
 
+    squash = tf.identity if check_classifier(model).has_probabilities else tf.nn.softmax
     shape = [None, preprocessing.height, preprocessing.width, preprocessing.channels]
 
     @tf.function(input_signature=[tf.TensorSpec(shape, tf.float32)])
     def probabilities(images):
-        return tf.nn.softmax(tf.cast(model(normalize(images, preprocessing), training=False), tf.float32))
+        return squash(tf.cast(model(normalize(images, preprocessing), training=False), tf.float32))
 
-    labels = preprocessing.labels or tuple(str(number) for number in range(model.output_shape[-1]))
-    return Predictor(labels, preprocessing, lambda images: probabilities(tf.constant(images, tf.float32)).numpy())
+    return _named_predictor(
+        f"The model {model.name!r}",
+        preprocessing,
+        lambda images: probabilities(tf.constant(images, tf.float32)).numpy(),
+        model.output_shape,
+    )
 
 
 def predict_images(
@@ -198,12 +204,12 @@ def _saved_model_predictor(path: Path) -> Predictor:
     import tensorflow as tf
 
     inside = path / "assets.extra" / "preprocessing.json"
-    embedded = inside.read_bytes() if inside.is_file() else None
+    embedded = json.dumps(read_json(inside)).encode() if inside.is_file() else None
     preprocessing = _preprocessing_of(path, embedded, [path / "preprocessing.json", path.parent / "preprocessing.json"])
     try:
         loaded = tf.saved_model.load(os.fspath(path))
     except Exception as error:  # TensorFlow raises OSError, ValueError, its own kinds, …
-        raise UserError(f"{path} is no whole SavedModel: {str(error).splitlines()[0]}") from None
+        raise UserError(f"{path} is not a complete SavedModel: {str(error).splitlines()[0]}") from None
     if "serving_default" not in loaded.signatures:
         raise UserError(f"{path} has no signature 'serving_default'.")
     serve = loaded.signatures["serving_default"]
@@ -213,7 +219,7 @@ def _saved_model_predictor(path: Path) -> Predictor:
         return _probabilities(serve(**{name: tf.constant(images, tf.float32)}), path).numpy()
 
     outputs = serve.structured_outputs
-    return _named_predictor(preprocessing, predict, _probabilities(outputs, path).shape[-1])
+    return _named_predictor(str(path), preprocessing, predict, tuple(_probabilities(outputs, path).shape))
 
 
 def _tflite_predictor(path: Path) -> Predictor:
@@ -222,12 +228,12 @@ def _tflite_predictor(path: Path) -> Predictor:
     with path.open("rb") as file:
         if file.read(8)[4:] != b"TFL3":
             size = path.stat().st_size
-            raise UserError(f"{path} is no whole .tflite file: its {size} bytes do not carry the mark TFL3.")
+            raise UserError(f"{path} is not a complete .tflite file: its {size} bytes do not carry the mark TFL3.")
     try:
         interpreter = Interpreter(model_path=os.fspath(path), num_threads=os.cpu_count())
         interpreter.allocate_tensors()
     except Exception as error:
-        raise UserError(f"{path} is no whole .tflite file: {str(error).splitlines()[0]}") from None
+        raise UserError(f"{path} is not a complete .tflite file: {str(error).splitlines()[0]}") from None
     preprocessing = _preprocessing_of(
         path,
         _embedded_in_tflite(path),
@@ -256,7 +262,7 @@ def _tflite_predictor(path: Path) -> Predictor:
         interpreter.invoke()
         return _dequantized(interpreter.get_tensor(outputs["index"]), outputs)[: len(images)]
 
-    return _named_predictor(preprocessing, predict, int(outputs["shape"][-1]))
+    return _named_predictor(str(path), preprocessing, predict, tuple(int(side) for side in outputs["shape"]))
 
 
 def _quantized(values: np.ndarray, details: dict[str, Any]) -> np.ndarray:
@@ -287,8 +293,8 @@ def _embedded_in_tflite(path: Path) -> bytes | None:
     """preprocessing.json in the zip archive behind a .tflite file."""
     try:
         with zipfile.ZipFile(path) as archive:
-            return archive.read("preprocessing.json") if "preprocessing.json" in archive.namelist() else None
-    except (zipfile.BadZipFile, OSError):
+            return read_member(archive, "preprocessing.json")
+    except DAMAGED_ARCHIVE:
         return None
 
 
@@ -313,8 +319,19 @@ def _preprocessing_of(path: Path, embedded: bytes | None, places: Sequence[Path]
     return recorded
 
 
-def _named_predictor(preprocessing: "Preprocessing", predict: Callable, classes: int) -> Predictor:
-    labels = preprocessing.labels or tuple(str(number) for number in range(classes))
-    if len(labels) != classes:
-        raise UserError(f"The model has {classes} outputs, its preprocessing names {len(labels)} classes.")
-    return Predictor(labels, preprocessing, predict)
+def _named_predictor(
+    source: str, preprocessing: "Preprocessing", predict: Callable[[np.ndarray], np.ndarray], shape: tuple
+) -> Predictor:
+    if len(shape) != 2 or shape[1] is None or shape[1] < 2:
+        raise UserError(f"{source} is not a classifier: its output is {shape}, not (batch, at least two classes).")
+    labels = preprocessing.labels or tuple(str(number) for number in range(shape[1]))
+    if len(labels) != shape[1]:
+        raise UserError(f"The model has {shape[1]} outputs, its preprocessing names {len(labels)} classes.")
+
+    def checked(images: np.ndarray) -> np.ndarray:
+        probabilities = predict(images)
+        if not np.isfinite(probabilities).all():
+            raise UserError(f"{source} answers NaN or infinity: its weights are damaged. Take another one.")
+        return probabilities
+
+    return Predictor(labels, preprocessing, checked)

@@ -6,11 +6,15 @@ leaves the old artifact or the new one, never half of it. Nothing here reads or 
 
 import contextlib
 import csv
+import ctypes
+import hashlib
 import io
 import json
 import os
+import re
 import secrets
 import shutil
+import socket
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -26,6 +30,12 @@ if TYPE_CHECKING:
 
 # The member of a .keras file (a zip archive) that holds the preprocessing. Keras ignores members it does not know.
 PREPROCESSING_MEMBER = "preprocessing.json"
+# Settings and ledgers take kilobytes; 22,000 class names about one megabyte.
+MAX_JSON_BYTES = 16 << 20
+
+# Names of what is being written: ".HOST-PROCESS-TOKEN.tmp-NAME", and ".old-NAME" for what it replaces.
+_HOST = hashlib.sha256(socket.gethostname().encode()).hexdigest()[:6]
+_UNFINISHED = re.compile(r"\.([0-9a-f]{6})-(\d+)-[0-9a-f]{8}\.(tmp|old)-(.+)", re.DOTALL)
 
 
 @contextlib.contextmanager
@@ -42,9 +52,10 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[Path]:
         UserError: The folder cannot be written.
     """
     path = Path(path)
-    temporary = path.with_name(f".{secrets.token_hex(4)}.tmp-{path.name}")
+    temporary = path.with_name(_unfinished_name("tmp", path.name))
     with _named_os_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
+        sweep(path.parent, path.name)
         try:
             yield temporary
             _flush_to_disk(temporary)
@@ -68,29 +79,54 @@ def atomic_directory(path: str | os.PathLike[str], *, overwrite: bool = False) -
         UserError: `path` exists and `overwrite` is False, or the folder above cannot be written.
     """
     path = Path(path)
+    sweep(path.parent, path.name)
     if path.exists() and not overwrite:
         raise UserError(f"{path} exists already. Choose another place or allow it to be overwritten.")
-    token = secrets.token_hex(4)
-    temporary = path.with_name(f".{token}.tmp-{path.name}")
-    retired = path.with_name(f".{token}.old-{path.name}")
+    temporary = path.with_name(_unfinished_name("tmp", path.name))
+    retired = path.with_name(_unfinished_name("old", path.name))
     with _named_os_errors(path):
         temporary.mkdir(parents=True)
         try:
             yield temporary
-            if path.exists():
-                # A folder with content cannot be replaced in one step: the old one steps aside first.
+            if path.exists() and not _exchange(temporary, path):
+                # In two steps then: the old one steps aside first, and `sweep` brings it back after a kill in between.
                 os.replace(path, retired)
                 try:
                     os.replace(temporary, path)
                 except OSError:
                     os.replace(retired, path)
                     raise
-            else:
+            elif not path.exists():
                 os.replace(temporary, path)
         finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+            _remove(temporary)
             if path.exists():
                 _remove(retired)
+
+
+def sweep(directory: str | os.PathLike[str], name: str | None = None) -> None:
+    """Removes what killed processes of this machine were writing, and brings back what they were replacing.
+
+    Args:
+        directory: The folder to look in.
+        name: Only what stands for this file or folder; default: everything.
+    """
+    directory = Path(directory)
+    with contextlib.suppress(OSError):
+        for entry in list(directory.iterdir()):
+            found = _UNFINISHED.fullmatch(entry.name)
+            if found is None or found[1] != _HOST or _is_running(int(found[2])) or name not in (None, found[4]):
+                continue
+            target = directory / found[4]
+            if found[3] == "old" and not target.exists():
+                os.replace(entry, target)
+            else:
+                _remove(entry)
+
+
+def is_unfinished(name: str) -> bool:
+    """Whether a file's or folder's name is one that is written under before the rename."""
+    return _UNFINISHED.fullmatch(name) is not None
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
@@ -127,7 +163,12 @@ def read_json(path: str | os.PathLike[str]) -> Any:
         UserError: There is no such file, or it is no JSON; the message names it.
     """
     try:
+        size = os.path.getsize(path)
+        if size > MAX_JSON_BYTES:
+            raise UserError(f"{path} must have at most {_megabytes(MAX_JSON_BYTES)}, got {_megabytes(size)}.")
         return json.loads(Path(path).read_text(encoding="utf-8"))
+    except UserError:
+        raise
     except OSError as error:
         raise UserError(f"Cannot read {path}: {error.strerror}.") from None
     except ValueError as error:
@@ -175,7 +216,7 @@ def check_writable(directory: str | os.PathLike[str], needed_bytes: int = 0) -> 
     directory = Path(directory)
     with _named_os_errors(directory):
         directory.mkdir(parents=True, exist_ok=True)
-        probe = directory / f".{secrets.token_hex(4)}.tmp-probe"
+        probe = directory / _unfinished_name("tmp", "probe")
         try:
             probe.write_bytes(b"probe")
         finally:
@@ -235,27 +276,79 @@ def load_model(path: str | os.PathLike[str]) -> "tuple[keras.Model, Preprocessin
         raise UserError(f"There is no model file {path}.")
     try:
         with zipfile.ZipFile(path) as archive:
-            stored = (
-                json.loads(archive.read(PREPROCESSING_MEMBER)) if PREPROCESSING_MEMBER in archive.namelist() else None
-            )
+            check_sizes(archive)
+            text = read_member(archive, PREPROCESSING_MEMBER)
+        stored = None if text is None else json.loads(text)
         # safe_mode refuses Lambda layers, whose code would run on loading.
         with deep_graphs():
             model = keras.saving.load_model(path, compile=False, safe_mode=True)
     except Exception as error:  # zipfile, zlib, json, h5py and Keras each have their own kind
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(f"{path} is no whole .keras file: {reason}") from None
+        raise UserError(f"{path} is not a complete .keras file: {reason}") from None
     if stored is None:
         return model, None
     preprocessing = Preprocessing.from_dict(stored)
     expected = (preprocessing.height, preprocessing.width, preprocessing.channels)
-    shape = tuple(model.input_shape[1:])
+    if len(model.inputs) != 1 or len(model.outputs) != 1 or len(model.inputs[0].shape) != 4:
+        raise UserError(f"{path} has a preprocessing for images, but its network does not take one image.")
+    shape = tuple(model.inputs[0].shape[1:])
     if any(have is not None and have != want for have, want in zip(shape, expected, strict=True)):
         raise UserError(f"{path}: its preprocessing gives images of {expected}, its network takes {shape}.")
-    classes = model.output_shape[-1]
+    classes = model.outputs[0].shape[-1] if model.outputs[0].shape else None
     if preprocessing.labels and len(preprocessing.labels) != classes:
         raise UserError(f"{path}: {len(preprocessing.labels)} labels, but the network has {classes} outputs.")
     model.preprocessing = preprocessing
     return model, preprocessing
+
+
+def check_sizes(archive: zipfile.ZipFile) -> None:
+    """Refuses a zip archive that claims to unpack to far more than it holds, before anything is unpacked.
+
+    Raises:
+        zipfile.BadZipFile: It claims more than 100 times its packed size.
+    """
+    packed = sum(member.compress_size for member in archive.infolist())
+    claimed = sum(member.file_size for member in archive.infolist())
+    if claimed > 100 * packed + MAX_JSON_BYTES:
+        raise zipfile.BadZipFile(f"it claims {_megabytes(claimed)} in {_megabytes(packed)}")
+
+
+def read_member(archive: zipfile.ZipFile, name: str) -> bytes | None:
+    """Returns a text of an archive; None where there is no such member.
+
+    Raises:
+        zipfile.BadZipFile: It is larger than any text that belongs there.
+    """
+    if name not in archive.namelist():
+        return None
+    size = archive.getinfo(name).file_size
+    if size > MAX_JSON_BYTES:
+        raise zipfile.BadZipFile(f"{name} has {_megabytes(size)}")
+    return archive.read(name)
+
+
+def _unfinished_name(kind: str, name: str) -> str:
+    return f".{_HOST}-{os.getpid()}-{secrets.token_hex(4)}.{kind}-{name}"
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # somebody else's
+        return True
+    return True
+
+
+def _exchange(first: Path, second: Path) -> bool:
+    """Lets two names change places in one step; False where system or file system cannot."""
+    try:
+        rename = ctypes.CDLL(None, use_errno=True).renameat2
+    except (OSError, AttributeError, TypeError):  # not Linux, or a C library without it
+        return False
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    return rename(here, os.fsencode(first), here, os.fsencode(second), exchange) == 0
 
 
 @contextlib.contextmanager

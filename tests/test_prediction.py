@@ -112,12 +112,64 @@ def test_what_is_no_model_is_refused(model, preprocessing, tmp_path, files):
         ("absent", "There is no model at"),
         ("plain.keras", "brings no preprocessing"),
         ("run", "has no model yet"),
-        ("folder", "is no model"),
+        ("folder", "is not a model"),
         ("served", r"Name one that it holds: bfloat16, int8.tflite\.$"),
-        (files[0].name, "is no model"),
-        ("rubbish.tflite", "no whole .tflite file"),
+        (files[0].name, "is not a model"),
+        ("rubbish.tflite", "not a complete .tflite file"),
     ):
         with pytest.raises(UserError, match=message):
             load_predictor(tmp_path / path)
     with pytest.raises(UserError, match="at least 1"):
         list(predict_images(model_predictor(model, preprocessing), files, top=0))
+
+
+@pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
+def test_probabilities_are_not_squashed_twice(model, preprocessing, tmp_path, files, activation):
+    ended = keras.Sequential([*model.layers, keras.layers.Dropout(0.5), keras.layers.Activation(activation)])
+    ended.build((None, 6, 8, 3))
+    save_model(ended, tmp_path / "m.keras", preprocessing)
+    images = np.random.default_rng(1).uniform(0, 255, (3, 6, 8, 3)).astype("float32")
+    expected = ended(normalize(images, preprocessing))
+    np.testing.assert_allclose(load_predictor(tmp_path / "m.keras").predict(images), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_the_default_network_of_applications_answers_as_keras_does(tmp_path):
+    from keras_resnet.applications import ResNet18
+
+    network = ResNet18(weights=None, classes=3, input_shape=(32, 32, 3))
+    settings = Preprocessing(32, 32, 3, (0.5,) * 3, (0.2,) * 3)
+    save_model(network, tmp_path / "m.keras", settings)
+    images = np.random.default_rng(1).uniform(0, 255, (4, 32, 32, 3)).astype("float32")
+    expected = network(normalize(images, settings))
+    np.testing.assert_allclose(load_predictor(tmp_path / "m.keras").predict(images), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_damaged_weights_and_other_outputs_are_one_sentence(preprocessing, tmp_path):
+    image = keras.Input((6, 8, 3))
+    maps = keras.layers.Conv2D(4, 3)(image)
+    scores = keras.layers.Dense(4)(keras.layers.GlobalAveragePooling2D()(maps))
+    lost = keras.Model(image, scores)
+    lost.layers[1].set_weights([np.full_like(weight, np.nan) for weight in lost.layers[1].get_weights()])
+    scalar = keras.ops.sum(scores, axis=1)
+    for network, message in (
+        (lost, "holds NaN or infinity"),
+        (keras.Model(image, maps), "no classification head"),
+        (keras.Model(image, scalar), "no classification head"),
+        (keras.Model(image, [scores, maps]), "2 outputs"),
+    ):
+        with pytest.raises(UserError, match=message):
+            model_predictor(network, preprocessing)
+
+
+def test_an_artifact_that_answers_nan_is_refused(model, preprocessing, tmp_path):
+    export_saved_model(model, preprocessing, tmp_path / "served")
+    predictor = load_predictor(tmp_path / "served")
+    with pytest.raises(UserError, match=r"served.* answers NaN"):
+        predictor.predict(np.full((1, 6, 8, 3), np.nan, np.float32))
+
+
+def test_unfinished_and_hidden_models_are_never_offered(tmp_path, model, preprocessing):
+    save_model(model, tmp_path / ".0a1b2c-1-01234567.tmp-m.keras", preprocessing)
+    save_model(model, tmp_path / "good.keras", preprocessing)
+    with pytest.raises(UserError, match=r"Name one that it holds: good\.keras\.$"):
+        load_predictor(tmp_path)

@@ -1,5 +1,10 @@
 import os
+import signal
+import subprocess
+import sys
+import time
 import zipfile
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -12,9 +17,11 @@ from keras_resnet.storage import (
     atomic_directory,
     atomic_file,
     check_writable,
+    is_unfinished,
     load_model,
     read_json,
     save_model,
+    sweep,
     write_json,
     write_text,
 )
@@ -51,11 +58,11 @@ def test_broken_model_files_are_refused_by_name(tmp_path, model, preprocessing):
     with pytest.raises(UserError, match="no model file"):
         load_model(path)
     path.write_bytes(b"not a zip")
-    with pytest.raises(UserError, match=r"m\.keras is no whole"):
+    with pytest.raises(UserError, match=r"m\.keras is not a complete"):
         load_model(path)
     save_model(model, path, preprocessing)
     path.write_bytes(path.read_bytes()[:2000])
-    with pytest.raises(UserError, match=r"m\.keras is no whole"):
+    with pytest.raises(UserError, match=r"m\.keras is not a complete"):
         load_model(path)
     with pytest.raises(UserError, match=r"ends in \.keras"):
         save_model(model, tmp_path / "m.h5", preprocessing)
@@ -145,3 +152,101 @@ def test_the_archive_stays_a_plain_zip(tmp_path, model, preprocessing):
     with zipfile.ZipFile(tmp_path / "m.keras") as archive:
         assert archive.testzip() is None
         assert "preprocessing.json" in archive.namelist()
+
+
+REPLACER = """
+import sys
+from pathlib import Path
+from keras_resnet.storage import atomic_directory
+number = 0
+print("ready", flush=True)
+while True:
+    number += 1
+    with atomic_directory(sys.argv[1], overwrite=True) as folder:
+        for name in ("a", "b"):
+            (folder / name).write_text(str(number))
+"""
+
+
+def test_a_folder_killed_while_it_is_replaced_is_the_old_or_the_new_one(tmp_path):
+    target = tmp_path / "model"
+    random = np.random.default_rng(0)
+    for _ in range(6):
+        process = subprocess.Popen(
+            [sys.executable, "-c", REPLACER, str(target)], cwd=Path(__file__).resolve().parents[1], stdout=-1
+        )
+        process.stdout.readline()
+        time.sleep(0.05 + 0.1 * random.random())
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        first, second = ((target / name).read_text() for name in ("a", "b"))
+        assert first == second
+    # Whoever writes there next clears away what the killed processes were writing.
+    with atomic_directory(target, overwrite=True):
+        pass
+    assert os.listdir(tmp_path) == ["model"]
+
+
+def ended_process():
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+def test_leftovers_of_ended_processes_are_swept_and_others_stay(tmp_path, monkeypatch):
+    import keras_resnet.storage as storage
+
+    made = {}
+    for name, process in (("ended", ended_process()), ("running", os.getppid())):
+        monkeypatch.setattr(storage.os, "getpid", lambda process=process: process)
+        made[name] = [storage._unfinished_name(kind, "m") for kind in ("tmp", "old")]
+    monkeypatch.undo()
+    for name in (*made["ended"], *made["running"], ".hidden", ".123.tmp-m"):
+        (tmp_path / name).mkdir()
+    (tmp_path / made["ended"][1] / "weights").write_text("the only copy")
+    assert all(is_unfinished(name) for name in (*made["ended"], *made["running"]))
+    sweep(tmp_path)
+    # A killed replacement had moved the old folder away: it comes back.
+    assert sorted(os.listdir(tmp_path)) == sorted(["m", *made["running"], ".hidden", ".123.tmp-m"])
+    assert (tmp_path / "m" / "weights").read_text() == "the only copy"
+
+
+def test_a_folder_is_replaced_where_names_cannot_be_exchanged(tmp_path, monkeypatch):
+    import keras_resnet.storage as storage
+
+    monkeypatch.setattr(storage, "_exchange", lambda first, second: False)
+    for text in ("old", "new"):
+        with atomic_directory(tmp_path / "m", overwrite=True) as folder:
+            (folder / "a").write_text(text)
+    assert (tmp_path / "m" / "a").read_text() == "new"
+    assert os.listdir(tmp_path) == ["m"]
+
+
+def test_small_files_that_claim_much_memory_are_refused(tmp_path, model, preprocessing):
+    path = tmp_path / "m.keras"
+    save_model(model, path)
+    with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("preprocessing.json", b" " * (40 << 20))
+    assert path.stat().st_size < 200_000
+    with pytest.raises(UserError, match=r"m\.keras is not a complete .keras file: .*(claims|has) "):
+        load_model(path)
+    (tmp_path / "big.json").write_bytes(b" " * (17 << 20))
+    with pytest.raises(UserError, match=r"at most 16\.8 MB, got 17\.8 MB"):
+        read_json(tmp_path / "big.json")
+
+
+def test_no_damage_to_a_model_file_is_a_traceback(tmp_path, model, preprocessing):
+    path = tmp_path / "m.keras"
+    save_model(model, path, preprocessing)
+    whole, random = path.read_bytes(), np.random.default_rng(0)
+    refused = 0
+    for _ in range(120):
+        content = bytearray(whole)
+        place = int(random.integers(len(content)))
+        content[place : place + 3] = random.bytes(3)
+        path.write_bytes(content)
+        try:
+            load_model(path)
+        except UserError:
+            refused += 1
+    assert refused > 40

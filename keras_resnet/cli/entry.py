@@ -6,6 +6,7 @@ traceback.
 """
 
 import argparse
+import contextlib
 import importlib
 import os
 import signal
@@ -67,10 +68,11 @@ def run(command: Callable[[argparse.Namespace], int | None], parser: Parser, arg
     """
     # TensorFlow tells about its build on every import; set the variable to 0 to see it.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    try:
-        previous = signal.signal(signal.SIGTERM, _terminate)
-    except ValueError:  # not in the main thread
-        previous = None
+    for stream in (sys.stdout, sys.stderr):
+        # A label or a file's name may hold letters that the terminal lacks; they are shown as \\uXXXX then.
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    interrupts = _Interrupts()
     try:
         return command(parser.parse_args(argv)) or 0
     except UserError as error:
@@ -93,9 +95,15 @@ def run(command: Callable[[argparse.Namespace], int | None], parser: Parser, arg
         close_bars()
         print(f"\n{interrupt or 'Interrupted.'}", file=sys.stderr)
         return 143 if isinstance(interrupt, Terminated) else 130
+    except Exception:
+        # A library may turn the interrupt that it met in a callback into an error of its own.
+        if interrupts.received is None:
+            raise
+        close_bars()
+        print("\nInterrupted.", file=sys.stderr)
+        return 128 + interrupts.received
     finally:
-        if previous is not None:
-            signal.signal(signal.SIGTERM, previous)
+        interrupts.restore()
 
 
 def dispatch(program: str, verbs: Mapping[str, tuple[str, str]], argv: Sequence[str] | None) -> int:
@@ -133,5 +141,26 @@ def check_data_set(name: str) -> None:
         load_source(name)
 
 
-def _terminate(signum: int, frame: Any) -> NoReturn:
-    raise Terminated
+class _Interrupts:
+    """Ctrl-C and SIGTERM as exceptions, once: a second one ends the process at once and without a traceback.
+
+    Attributes:
+        received: The signal that came; None before.
+    """
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+        self._previous: dict[int, Any] = {}
+        for number in (signal.SIGINT, signal.SIGTERM):
+            with contextlib.suppress(ValueError):  # not in the main thread
+                self._previous[number] = signal.signal(number, self._interrupt)
+
+    def restore(self) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _interrupt(self, number: int, frame: Any) -> NoReturn:
+        if self.received is not None:
+            os._exit(128 + number)  # files are written beside and renamed: nothing is half written
+        self.received = number
+        raise Terminated if number == signal.SIGTERM else KeyboardInterrupt

@@ -13,14 +13,13 @@ from keras import layers
 
 from keras_resnet.errors import UserError, unknown_name
 from keras_resnet.graphs.flattening import FlatClassifier, flatten_classifier
+from keras_resnet.graphs.heads import INERT, find_head
 from keras_resnet.models.deep_graphs import deep_graphs
 
 FEATURES = "features"
 PREDICTED = -1  # stands for "the class that the network predicts" among target numbers
 
 _ATTRIBUTE = "_prepared_for_explanation"
-# Layers that hand their input on at inference.
-_TRANSPARENT = (layers.Identity, layers.Dropout, layers.SpatialDropout2D, layers.GaussianNoise)
 
 
 class Classifier:
@@ -143,19 +142,15 @@ class Classifier:
         Returns:
             The dense layer, or None where the head is another one.
         """
-        operation = _before(self.model.output, _TRANSPARENT)
-        if not isinstance(operation, layers.Dense) or getattr(operation.activation, "__name__", "") != "linear":
+        head = find_head(self.model)
+        if head.dense is None or head.activation != "linear":
             return None
-        dense = operation
-        operation = _before(dense.input, (*_TRANSPARENT, layers.Flatten))
-        if not isinstance(operation, layers.GlobalAveragePooling2D) or operation.data_format != "channels_last":
-            return None
-        tensor = operation.input
+        tensor = self.model.get_layer(head.pooling).input
         while True:
             operation = tensor._keras_history.operation
             if operation.name == layer:
-                return dense
-            if not isinstance(operation, _TRANSPARENT):
+                return self.model.get_layer(head.dense)
+            if not isinstance(operation, INERT):
                 return None
             tensor = operation.input
 
@@ -249,11 +244,3 @@ def _is_spatial(layer) -> bool:
         return False
     height, width = outputs[0].shape[1:3]
     return (height is None or width is None) or height * width > 1
-
-
-def _before(tensor, skipped: tuple[type, ...]):
-    """The operation that a tensor comes from, looking through layers of the skipped kinds."""
-    operation = tensor._keras_history.operation
-    while isinstance(operation, skipped):
-        operation = operation.input._keras_history.operation
-    return operation

@@ -220,6 +220,6 @@ def _interpreter(path: Path, threads: int) -> Callable:
 
 
 def _can_explain(model: keras.Model, preprocessing: Preprocessing) -> bool:
-    from keras_resnet.export.serving import check_classifier
+    from keras_resnet.export.serving import check_exportable
 
-    return check_classifier(model, preprocessing).dense is not None
+    return check_exportable(model, preprocessing).dense is not None

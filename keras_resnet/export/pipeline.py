@@ -49,7 +49,7 @@ from keras_resnet.export.parity import (
 from keras_resnet.export.saved_model import PRECISION_OF, VERSION, write_saved_model
 from keras_resnet.export.serving import (
     READS_HEAD_BY,
-    check_classifier,
+    check_exportable,
     classes_of,
     explained_scores,
     serving_network,
@@ -154,7 +154,7 @@ def export(
     began = time.monotonic()
     directory = Path(directory)
     preprocessing = _preprocessing(model, preprocessing)
-    head = check_classifier(model, preprocessing)
+    head = check_exportable(model, preprocessing)
     _check_options(formats, heatmap_target, quantizer, batch, io_type, calibration)
     if directory.exists() and not overwrite:
         raise UserError(f"{directory} exists already. Choose another place or allow it to be overwritten.")
@@ -312,7 +312,7 @@ def _run_source(source, preprocessing, pixels, labels, head, with_heatmap, path,
     @tf.function(reduce_retracing=True)
     def call(images):
         scores = source(normalize(images, preprocessing), training=False)
-        return scores if head.is_softmax else tf.nn.softmax(scores)
+        return scores if head.has_probabilities else tf.nn.softmax(scores)
 
     # With heat maps one pass gives both.
     explained = explained_scores(source) if with_heatmap else None
@@ -323,7 +323,7 @@ def _run_source(source, preprocessing, pixels, labels, head, with_heatmap, path,
             answers.append(call(tf.constant(chunk)).numpy())
         else:
             scores, maps = explained(normalize(chunk, preprocessing))
-            answers.append((scores if head.is_softmax else tf.nn.softmax(scores)).numpy())
+            answers.append((scores if head.has_probabilities else tf.nn.softmax(scores)).numpy())
             heatmaps.append(maps.numpy())
         progress.step(len(chunk))
     timed, latency = _run("source", path, pixels, count=0)

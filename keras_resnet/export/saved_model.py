@@ -15,7 +15,7 @@ import tensorflow as tf
 from keras_resnet.data.decoding import decode_image
 from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.data.transforms import resize_image
-from keras_resnet.export.serving import check_classifier, class_activation, classes_of, serving_network
+from keras_resnet.export.serving import check_exportable, class_activation, classes_of, serving_network
 from keras_resnet.storage import atomic_directory, save_model, write_json, write_text
 
 VERSION = "1"
@@ -86,7 +86,7 @@ def write_saved_model(
     Raises:
         UserError: The model is no classifier.
     """
-    can_explain = check_classifier(model, preprocessing).dense is not None
+    can_explain = check_exportable(model, preprocessing).dense is not None
     heatmap = "parts" if can_explain or with_heatmap else "none"
     network = serving_network(model, preprocessing, heatmap=heatmap, precision=precision)
     kernels = _variables_of(network)

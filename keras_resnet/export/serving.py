@@ -6,8 +6,6 @@ the map, without a gradient. Grad-CAM of the logit on the last feature map is th
 al. 2017, arXiv:1610.02391, appendix A). What speaks against the class is cut off at zero, as there.
 """
 
-from dataclasses import dataclass
-
 import keras
 import numpy as np
 import tensorflow as tf
@@ -16,6 +14,7 @@ from keras import layers
 from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.errors import UserError, unknown_name
 from keras_resnet.graphs.folding import fold_batch_norms, fold_pixels, to_bfloat16, to_float32
+from keras_resnet.graphs.heads import Head, check_classifier, find_head
 from keras_resnet.models.deep_graphs import deep_graphs
 
 PRECISIONS = ("float32", "bfloat16")
@@ -29,22 +28,7 @@ READS_HEAD_BY = {
 }
 
 
-@dataclass(frozen=True)
-class Head:
-    """Where a classifier ends.
-
-    Attributes:
-        is_softmax: Whether the model's output are probabilities already.
-        dense: Name of the Dense layer behind the pooling; None where no heat map can be drawn.
-        pooling: Name of the global average pooling in front of it.
-    """
-
-    is_softmax: bool
-    dense: str | None = None
-    pooling: str | None = None
-
-
-def check_classifier(model: keras.Model, preprocessing: Preprocessing) -> Head:
+def check_exportable(model: keras.Model, preprocessing: Preprocessing) -> Head:
     """Makes sure that a model is a classifier of single images that its preprocessing fits.
 
     Args:
@@ -55,40 +39,27 @@ def check_classifier(model: keras.Model, preprocessing: Preprocessing) -> Head:
         Its head.
 
     Raises:
-        UserError: The model has several inputs or outputs, takes no images, returns no scores for two or more
-            classes, or the preprocessing has another size, channels or number of labels.
+        UserError: The model is no such classifier, its classes do not exclude each other, or the preprocessing has
+            another size, channels or number of labels.
     """
-    if not isinstance(model, keras.Model) or not getattr(model, "inputs", None) or not hasattr(model, "outputs"):
+    head = check_classifier(model)
+    if head.activation == "sigmoid":
         raise UserError(
-            f"Only a functional or built Sequential Keras model can be exported, got {type(model).__name__}."
+            "The model does not classify into exclusive classes: it ends in 'sigmoid'. It must return logits or a "
+            "softmax of them."
         )
-    if len(model.inputs) != 1:
-        raise UserError(
-            f"Only a network with one input, the image, can be exported, got {len(model.inputs)} inputs: "
-            f"{', '.join(x.name for x in model.inputs)}."
-        )
-    shape = tuple(model.inputs[0].shape[1:])
-    if len(shape) != 3 or shape[-1] not in (1, 3):
+    shape, classes = tuple(model.inputs[0].shape[1:]), model.outputs[0].shape[-1]
+    if shape[-1] not in (1, 3):
         raise UserError(f"The input must be images (height, width, 1 or 3 channels), channels last, got {shape}.")
-    if len(model.outputs) != 1:
-        raise UserError(
-            f"A classifier has one output, got {len(model.outputs)}. Export a model that ends in its scores."
-        )
-    output = tuple(model.outputs[0].shape[1:])
-    if len(output) != 1 or output[0] is None or output[0] < 2:
-        raise UserError(
-            f"The model is no classifier: its output must be scores (batch, two or more classes), got (batch, "
-            f"{', '.join(map(str, output))}). A network built with include_top=False has no classes."
-        )
     expected = (preprocessing.height, preprocessing.width, preprocessing.channels)
     if any(have is not None and have != want for have, want in zip(shape, expected, strict=True)):
         raise UserError(
             f"The preprocessing gives images of {expected}, the network takes {shape}. Give the preprocessing that the "
             "network was trained with."
         )
-    if preprocessing.labels and len(preprocessing.labels) != output[0]:
-        raise UserError(f"The preprocessing names {len(preprocessing.labels)} classes, the network has {output[0]}.")
-    return _head(model)
+    if preprocessing.labels and len(preprocessing.labels) != classes:
+        raise UserError(f"The preprocessing names {len(preprocessing.labels)} classes, the network has {classes}.")
+    return head
 
 
 def serving_network(
@@ -121,7 +92,7 @@ def serving_network(
     """
     if precision not in PRECISIONS:
         raise unknown_name("precision", precision, PRECISIONS)
-    head = check_classifier(model, preprocessing)
+    head = check_exportable(model, preprocessing)
     if heatmap != "none" and head.dense is None:
         raise UserError(
             "A heat map needs a network that ends in global average pooling and one Dense layer; "
@@ -147,7 +118,7 @@ def serving_network(
     else:
         scores, features = pixels.outputs
     inputs = {"images": pixels.inputs[0]}
-    probabilities = scores if head.is_softmax else layers.Softmax(name="probabilities")(scores)
+    probabilities = scores if head.has_probabilities else layers.Softmax(name="probabilities")(scores)
     answers = {"probabilities": probabilities}
     if features is not None:
         inner = next(layer for layer in pixels.layers if isinstance(layer, keras.Model))
@@ -276,7 +247,7 @@ def gradient_heatmaps(model: keras.Model, images: np.ndarray, target: np.ndarray
 
 def explained_scores(model: keras.Model):
     """Returns a function of (images, target or None) to (the model's scores, Grad-CAM by gradients), both tensors."""
-    head = _head(model)
+    head = find_head(model)
     pooling, dense = model.get_layer(head.pooling), model.get_layer(head.dense)
     with deep_graphs():
         both = keras.Model(model.inputs, [pooling.input, model.outputs[0]])
@@ -298,52 +269,3 @@ def explained_scores(model: keras.Model):
         return run(images, classes)
 
     return with_target
-
-
-def _head(model: keras.Model) -> Head:
-    producer = {id(tensor): node for node in _nodes_of(model) for tensor in node.outputs}
-    node = producer.get(id(model.outputs[0]))
-    is_softmax = False
-    while node is not None and _is_passing(node.operation):
-        if isinstance(node.operation, layers.Softmax | layers.Activation):
-            is_softmax = is_softmax or _activation_name(node.operation) == "softmax"
-        node = producer.get(id(node.input_tensors[0]))
-    last = None if node is None else node.operation
-    if isinstance(last, layers.Activation) or _activation_name(last) not in ("linear", "softmax"):
-        raise UserError(
-            f"The model is no classifier of exclusive classes: it ends in {_activation_name(last)!r}. "
-            "It must return logits or a softmax of them."
-        )
-    is_softmax = is_softmax or _activation_name(last) == "softmax"
-    return Head(is_softmax, *_pooled(last, node, producer))
-
-
-def _pooled(dense, node, producer) -> tuple[str | None, str | None]:
-    if not isinstance(dense, layers.Dense):
-        return None, None
-    node = producer.get(id(node.input_tensors[0]))
-    while node is not None and isinstance(node.operation, layers.Dropout | layers.Identity):
-        node = producer.get(id(node.input_tensors[0]))
-    pooling = None if node is None else node.operation
-    if not isinstance(pooling, layers.GlobalAveragePooling2D) or len(node.outputs[0].shape) != 2:
-        return None, None
-    if pooling.data_format != "channels_last":
-        return None, None
-    return dense.name, pooling.name
-
-
-def _nodes_of(model):
-    by_depth = getattr(model if hasattr(model, "_nodes_by_depth") else model._functional, "_nodes_by_depth", {})
-    return [node for nodes in by_depth.values() for node in nodes if not node.is_input]
-
-
-def _is_passing(layer) -> bool:
-    if isinstance(layer, layers.Activation):
-        return _activation_name(layer) in ("softmax", "linear")
-    return isinstance(layer, layers.Softmax | layers.Dropout | layers.Identity)
-
-
-def _activation_name(layer) -> str:
-    if isinstance(layer, layers.Softmax):
-        return "softmax"
-    return getattr(getattr(layer, "activation", None), "__name__", "linear")

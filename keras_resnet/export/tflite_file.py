@@ -53,7 +53,7 @@ def read_operators(contents: bytes) -> dict[str, int]:
     except UserError:
         raise
     except Exception as error:  # flatbuffers reads past the end in many ways
-        raise UserError(f"This is no whole .tflite file: {type(error).__name__}.") from None
+        raise UserError(f"This is not a complete .tflite file: {type(error).__name__}.") from None
     return counts
 
 

@@ -11,9 +11,8 @@ import keras
 from keras import layers
 
 from keras_resnet.errors import UserError
+from keras_resnet.graphs.heads import check_classifier, is_graph
 from keras_resnet.models.deep_graphs import deep_graphs
-
-ACTIVATIONS = ("linear", "softmax", "sigmoid")
 
 
 @dataclass(frozen=True)
@@ -53,81 +52,23 @@ def flatten_classifier(model: keras.Model) -> FlatClassifier:
         UserError: The model is not built, has several inputs or outputs, a graph that cannot be walked, or no
             classification head.
     """
-    _check_classifier(model)
-    last = _last_layer(model)
-    activation = _activation(last)
+    head = check_classifier(model)
+    activation = head.activation
     if activation == "linear" and _is_flat_float32(model):
         return FlatClassifier(model, activation, ())
     pairs: list[tuple[keras.Layer, keras.Layer]] = []
     inputs = keras.Input(shape=model.input_shape[1:], dtype="float32", name="images")
     with deep_graphs():
-        outputs = _rebuild(model, inputs, _Rebuilder(last, pairs))
+        outputs = _rebuild(model, inputs, _Rebuilder(head.layer, pairs))
         flat = keras.Model(inputs, outputs, name=model.name)
     classifier = FlatClassifier(flat, activation, tuple(pairs))
     classifier.copy_weights()
     return classifier
 
 
-def _check_classifier(model: keras.Model) -> None:
-    if not isinstance(model, keras.Model):
-        raise UserError(f"A classifier is a Keras model. Received {type(model).__name__}.")
-    if not _is_graph(model):
-        raise UserError(
-            f"Model {model.name!r} is a subclass of keras.Model with a graph of its own, which cannot be walked. "
-            "Build it as a functional or Sequential model."
-        )
-    if not model.built:
-        raise UserError(f"Model {model.name!r} is not built. Give it an input shape, or call it on a batch first.")
-    if len(model.inputs) != 1 or len(model.outputs) != 1:
-        raise UserError(
-            f"A classifier takes one image and returns one output. Model {model.name!r} has {len(model.inputs)} "
-            f"inputs and {len(model.outputs)} outputs."
-        )
-    if len(model.input_shape) != 4:
-        raise UserError(
-            f"A classifier takes images (batch, height, width, channels). Model {model.name!r} takes "
-            f"{model.input_shape}."
-        )
-    shape = model.output_shape
-    if len(shape) != 2 or shape[-1] is None or shape[-1] < 2:
-        raise UserError(
-            f"Model {model.name!r} has no classification head: its output is {shape}, not (batch, classes) with two "
-            "classes or more. Take the model with its top."
-        )
-
-
-def _is_graph(model: keras.Model) -> bool:
-    # A Sequential model that was not built has no graph; a functional one always has its tensors.
-    return isinstance(model, keras.Sequential) or (
-        getattr(model, "inputs", None) is not None and hasattr(model, "operations")
-    )
-
-
-def _last_layer(model: keras.Model):
-    """The layer whose output is the model's, at any depth."""
-    last = model.layers[-1] if isinstance(model, keras.Sequential) else _last_operation(model)
-    return _last_layer(last) if isinstance(last, keras.Model) else last
-
-
 def _last_operation(model: keras.Model):
     # An inner model's own output tensors are not those of the outer graph, so the history is asked, not `.output`.
     return model.outputs[0]._keras_history.operation
-
-
-def _activation(layer) -> str:
-    """What `layer` does to logits."""
-    if isinstance(layer, layers.Softmax):
-        return "softmax"
-    function = getattr(layer, "activation", None)
-    if function is None:
-        return "linear"
-    name = getattr(function, "__name__", str(function))
-    if name not in ACTIVATIONS:
-        raise UserError(
-            f"The output layer {layer.name!r} ends in the activation {name!r}. A classification head returns logits, "
-            "or their softmax or sigmoid."
-        )
-    return name
 
 
 def _is_flat_float32(model: keras.Model) -> bool:
@@ -179,7 +120,7 @@ def _rebuild(model: keras.Model, tensor, rebuilder: _Rebuilder):
             if not isinstance(layer, layers.InputLayer):
                 tensor = _call(rebuilder.copy(layer, model.name), rebuilder, tensor)
         return tensor
-    if not _is_graph(model) or len(model.inputs) != 1 or len(model.outputs) != 1:
+    if not is_graph(model) or len(model.inputs) != 1 or len(model.outputs) != 1:
         raise UserError(f"The inner model {model.name!r} has no graph from one input to one output to be walked.")
     outputs = {}
 

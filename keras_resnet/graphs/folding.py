@@ -16,6 +16,7 @@ import numpy as np
 from keras import layers
 
 from keras_resnet.errors import UserError
+from keras_resnet.graphs.heads import INERT
 from keras_resnet.models.deep_graphs import deep_graphs
 
 _CONVOLUTIONS = (layers.Conv1D, layers.Conv2D, layers.Conv3D)
@@ -23,8 +24,6 @@ _DEPTHWISE = (layers.DepthwiseConv1D, layers.DepthwiseConv2D)
 _TRANSPOSED = (layers.Conv1DTranspose, layers.Conv2DTranspose, layers.Conv3DTranspose)
 _LINEAR = (*_CONVOLUTIONS, *_DEPTHWISE, *_TRANSPOSED, layers.Dense)
 _GLOBAL_POOLING = (layers.GlobalAveragePooling2D, layers.GlobalMaxPooling2D)
-# Nothing happens in them at inference.
-_ONLY_IN_TRAINING = (layers.Dropout, layers.SpatialDropout2D, layers.GaussianNoise, layers.GaussianDropout)
 
 
 def fold_batch_norms(model: keras.Model) -> keras.Model:
@@ -237,7 +236,7 @@ def _plan(model) -> tuple[dict, set, dict]:
             if id(tensor) in outputs or len(found) != 1 or len(node.outputs) != 1 or len(found[0].input_tensors) != 1:
                 return None
             node = found[0]
-            if not isinstance(node.operation, _ONLY_IN_TRAINING):
+            if not isinstance(node.operation, INERT):
                 return node
 
     def is_plain(node) -> bool:

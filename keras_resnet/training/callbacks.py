@@ -10,14 +10,14 @@ from typing import Any
 import keras
 
 from keras_resnet.errors import UserError
-from keras_resnet.training.checkpoints import Progress, save_checkpoint
-from keras_resnet.training.runs import RunDirectory, read_metrics, write_metrics
+from keras_resnet.training.checkpoints import TrainingState, save_checkpoint
+from keras_resnet.training.runs import RunDirectory, write_metrics
 
 
 class StopOnLostLoss(keras.callbacks.Callback):
     """Stops when the loss is no finite number, saying where that happened."""
 
-    def __init__(self, run: RunDirectory, progress: Callable[[], Progress]):
+    def __init__(self, run: RunDirectory, progress: Callable[[], TrainingState]):
         super().__init__()
         self._run, self._progress, self._epoch = run, progress, 0
 
@@ -70,7 +70,7 @@ class EpochRecords(keras.callbacks.Callback):
         self,
         run: RunDirectory,
         *,
-        start: Progress,
+        start: TrainingState,
         steps: int,
         batch_size: int,
         epochs: int,
@@ -80,7 +80,6 @@ class EpochRecords(keras.callbacks.Callback):
         self.progress = start
         self._run, self._start = run, start
         self._images, self._epochs, self._report = steps * batch_size, epochs, report
-        self._rows: list[dict[str, Any]] = list(read_metrics(run.metrics, up_to_epoch=start.epoch))
 
     def on_train_begin(self, logs: Any = None) -> None:
         self._began, self._began_cpu = time.perf_counter(), time.process_time()
@@ -94,18 +93,15 @@ class EpochRecords(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: dict[str, Any]) -> None:
         now = time.perf_counter()
         images_per_second = self._images / ((self._trained or now) - self._epoch_began)
-        self._update_progress(epoch + 1, logs)
-        rate = float(self.model.optimizer.learning_rate)
-        self._rows.append(
-            {
-                "epoch": epoch + 1,
-                "learning_rate": f"{rate:.6g}",
-                **{name: f"{float(logs[name]):.6f}" for name in ("loss", "accuracy", "val_loss", "val_accuracy")},
-                "images_per_second": f"{images_per_second:.1f}",
-                "seconds": f"{now - self._epoch_began:.2f}",
-            }
-        )
-        write_metrics(self._run.metrics, self._rows)
+        row = {
+            "epoch": str(epoch + 1),
+            "learning_rate": f"{float(self.model.optimizer.learning_rate):.6g}",
+            **{name: f"{float(logs[name]):.6f}" for name in ("loss", "accuracy", "val_loss", "val_accuracy")},
+            "images_per_second": f"{images_per_second:.1f}",
+            "seconds": f"{now - self._epoch_began:.2f}",
+        }
+        self._update_progress(epoch + 1, logs, row)
+        write_metrics(self._run.metrics, self.progress.rows)
         save_checkpoint(self._run.checkpoints, self.model, self.model.optimizer, self.progress)
 
         done = epoch + 1 - self._start.epoch
@@ -118,7 +114,7 @@ class EpochRecords(keras.callbacks.Callback):
             f"{duration(left)} left"
         )
 
-    def _update_progress(self, epoch: int, logs: dict[str, Any]) -> None:
+    def _update_progress(self, epoch: int, logs: dict[str, Any], row: dict[str, str]) -> None:
         accuracy, loss = float(logs["val_accuracy"]), float(logs["val_loss"])
         # A small validation split ties often; among equals the lower loss is the better network.
         is_best = (accuracy, -loss) > (self.progress.best_accuracy, -self.progress.best_loss)
@@ -126,6 +122,7 @@ class EpochRecords(keras.callbacks.Callback):
         self.progress = dataclasses.replace(
             self.progress,
             epoch=epoch,
+            rows=(*self.progress.rows, row),
             seconds=self._start.seconds + time.perf_counter() - self._began,
             cpu_seconds=self._start.cpu_seconds + time.process_time() - self._began_cpu,
             **best,

@@ -5,27 +5,28 @@ each variable of the optimizer (momentum, step, averages), and a JSON text with 
 The newest two and the best one are kept.
 """
 
+import dataclasses
 import json
 import math
 import os
 import re
 import zipfile
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import keras
 import numpy as np
 
-from keras_resnet.errors import UserError
-from keras_resnet.storage import atomic_file
+from keras_resnet.errors import DAMAGED_ARCHIVE, UserError
+from keras_resnet.storage import atomic_file, check_sizes
 
 KEPT = 2
 _NAME = re.compile(r"epoch-(\d{5})\.npz")
 
 
 @dataclass(frozen=True)
-class Progress:
+class TrainingState:
     """How far a training is.
 
     Attributes:
@@ -33,8 +34,9 @@ class Progress:
         best_epoch: The epoch, counted from 1, after which validation accuracy was highest; 0 before the first.
         best_accuracy: That accuracy, 0..1.
         best_loss: The validation loss after that epoch; it decides between equal accuracies.
-        seconds: Wall time spent so far, over all sittings.
-        cpu_seconds: Processor time spent so far, over all sittings.
+        seconds: Wall time spent so far, over all sessions.
+        cpu_seconds: Processor time spent so far, over all sessions.
+        rows: The rows of metrics.csv up to this epoch, so that the file can be written anew.
     """
 
     epoch: int = 0
@@ -43,6 +45,7 @@ class Progress:
     best_loss: float = math.inf
     seconds: float = 0.0
     cpu_seconds: float = 0.0
+    rows: tuple[dict[str, str], ...] = ()
 
 
 def checkpoint_path(directory: str | os.PathLike[str], epoch: int) -> Path:
@@ -54,7 +57,7 @@ def save_checkpoint(
     directory: str | os.PathLike[str],
     model: keras.Model,
     optimizer: keras.optimizers.Optimizer,
-    progress: Progress,
+    progress: TrainingState,
 ) -> Path:
     """Writes the checkpoint of an epoch and removes those that are neither among the newest nor the best.
 
@@ -68,7 +71,7 @@ def save_checkpoint(
         The file.
     """
     arrays = {name: np.asarray(variable) for name, variable in _variables(model, optimizer)}
-    arrays["progress"] = np.frombuffer(json.dumps(asdict(progress)).encode(), np.uint8)
+    arrays["progress"] = np.frombuffer(json.dumps(dataclasses.asdict(progress)).encode(), np.uint8)
     path = checkpoint_path(directory, progress.epoch)
     with atomic_file(path) as temporary, open(temporary, "wb") as file:
         np.savez(file, **arrays)
@@ -81,7 +84,7 @@ def save_checkpoint(
 
 def load_checkpoint(
     path: str | os.PathLike[str], model: keras.Model, optimizer: keras.optimizers.Optimizer
-) -> Progress:
+) -> TrainingState:
     """Restores the network and its optimizer; neither is touched unless the whole file is good.
 
     Args:
@@ -98,9 +101,11 @@ def load_checkpoint(
     try:
         # A zip archive's checksums are verified while its members are read.
         with np.load(path, allow_pickle=False) as archive:
+            check_sizes(archive.zip)
             arrays = {name: archive[name] for name in archive.files}
-        progress = Progress(**json.loads(arrays.pop("progress").tobytes()))
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        stored = json.loads(arrays.pop("progress").tobytes())
+        progress = TrainingState(**{**stored, "rows": tuple(stored.get("rows", ()))})
+    except DAMAGED_ARCHIVE as error:
         raise UserError(f"The checkpoint {path} is damaged: {error}.") from None
     variables = dict(_variables(model, optimizer))
     if arrays.keys() != variables.keys():
@@ -119,7 +124,7 @@ def restore_newest(
     optimizer: keras.optimizers.Optimizer,
     *,
     report: Callable[[str], None] = print,
-) -> Progress:
+) -> TrainingState:
     """Restores the newest checkpoint that is whole.
 
     Args:
@@ -129,7 +134,7 @@ def restore_newest(
         report: Told about each damaged file that is passed over; it is removed.
 
     Returns:
-        How far the training was; `Progress()` when nothing could be restored.
+        How far the training was; `TrainingState()` when nothing could be restored.
     """
     for epoch in sorted(_epochs(directory), reverse=True):
         path = checkpoint_path(directory, epoch)
@@ -142,22 +147,30 @@ def restore_newest(
             path.unlink()
             continue
         return _with_a_best_that_exists(directory, progress, report)
-    return Progress()
+    return TrainingState()
 
 
-def _with_a_best_that_exists(directory: str | os.PathLike[str], progress: Progress, report: Callable) -> Progress:
+def _with_a_best_that_exists(
+    directory: str | os.PathLike[str], progress: TrainingState, report: Callable
+) -> TrainingState:
     best = checkpoint_path(directory, progress.best_epoch)
     if not progress.best_epoch or _is_whole(best):
         return progress
     report(f"The best checkpoint {best} is missing or damaged; the best one is counted anew from here on.")
-    return Progress(epoch=progress.epoch, seconds=progress.seconds, cpu_seconds=progress.cpu_seconds)
+    unknown = TrainingState()
+    return dataclasses.replace(
+        progress,
+        best_epoch=unknown.best_epoch,
+        best_accuracy=unknown.best_accuracy,
+        best_loss=unknown.best_loss,
+    )
 
 
 def _is_whole(path: Path) -> bool:
     try:
         with zipfile.ZipFile(path) as archive:
             return archive.testzip() is None
-    except (OSError, zipfile.BadZipFile):
+    except DAMAGED_ARCHIVE:
         return False
 
 

@@ -21,7 +21,7 @@ from typing import Any
 
 from keras_resnet import provenance
 from keras_resnet.errors import UserError
-from keras_resnet.storage import check_writable, read_json, write_json, write_text
+from keras_resnet.storage import check_writable, is_unfinished, read_json, sweep, write_json, write_text
 from keras_resnet.training.recipes import Recipe
 
 
@@ -87,8 +87,8 @@ def check_run(run: RunDirectory, served: Path, *, resume: bool, overwrite: bool)
         return
     if run.is_finished:
         raise UserError(f"The run {run.path} is finished. Choose another --name, or --overwrite to train it again.")
-    if run.path.is_dir() and any(run.path.iterdir()) and not run.recipe.is_file():
-        raise UserError(f"{run.path} is no run and not empty. Choose another --name or --overwrite it.")
+    if run.path.is_dir() and not run.recipe.is_file() and not all(map(_is_leftover, run.path.iterdir())):
+        raise UserError(f"{run.path} is not a run and not empty. Choose another --name or --overwrite it.")
     if served.exists() and not run.recipe.is_file():
         raise UserError(f"{served} exists already. Choose another --name or --overwrite it.")
 
@@ -121,6 +121,8 @@ def open_run(
     """
     check_writable(run.path, needed_bytes)
     with _lock(run.path):
+        for folder in (run.path, run.checkpoints):
+            sweep(folder)
         if overwrite:
             for child in run.path.iterdir():
                 if child.name != _LOCK:
@@ -142,14 +144,6 @@ def open_run(
         yield
 
 
-def read_metrics(path: Path, *, up_to_epoch: int) -> list[dict[str, str]]:
-    """Reads the rows of metrics.csv up to an epoch; later ones belong to an epoch that will be trained again."""
-    if not path.is_file():
-        return []
-    with open(path, encoding="utf-8", newline="") as file:
-        return [row for row in csv.DictReader(file) if int(row["epoch"]) <= up_to_epoch]
-
-
 def write_metrics(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Writes metrics.csv as a whole, so that an interruption never leaves half a row."""
     text = io.StringIO()
@@ -160,6 +154,11 @@ def write_metrics(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 _LOCK = ".lock"
+
+
+def _is_leftover(path: Path) -> bool:
+    """Whether a run that was killed before it had a recipe left this behind."""
+    return path.name == _LOCK or is_unfinished(path.name)
 
 
 @contextlib.contextmanager
@@ -185,7 +184,7 @@ def _lock(directory: Path) -> Iterator[None]:
 def _check_same(run: RunDirectory, recipe: Recipe, dataset: Mapping[str, Any], report: Callable) -> None:
     stored = read_json(run.recipe)
     if not isinstance(stored, dict) or not isinstance(stored.get("settings"), dict):
-        raise UserError(f"{run.recipe} is no run's recipe. Choose another --name or --overwrite the run.")
+        raise UserError(f"{run.recipe} is not a run's recipe. Choose another --name or --overwrite the run.")
     before, now = stored["settings"], recipe.to_dict()
     differences = [
         f"{key} was {before.get(key)!r}, is {now.get(key)!r}"

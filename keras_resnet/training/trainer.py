@@ -31,7 +31,7 @@ from keras_resnet.storage import check_writable, save_model, write_json
 from keras_resnet.training.callbacks import AveragedWeights, EpochRecords, StepBar, StopOnLostLoss
 from keras_resnet.training.checkpoints import (
     KEPT,
-    Progress,
+    TrainingState,
     checkpoint_path,
     load_checkpoint,
     restore_newest,
@@ -56,8 +56,8 @@ class RunResult:
         best_epoch: The epoch whose weights were kept, counted from 1.
         validation_accuracy: Top-1 accuracy on the validation split after that epoch, 0..1.
         test: The metrics on the test split.
-        seconds: Wall time of all epochs, over all sittings.
-        cpu_seconds: Processor time of all epochs, over all sittings.
+        seconds: Wall time of all epochs, over all sessions.
+        cpu_seconds: Processor time of all epochs, over all sessions.
     """
 
     path: Path
@@ -152,7 +152,7 @@ def train(
         )
         for label, count in (data.bad_images or {}).items():
             if count:
-                report(f"Left out of class {label}, being no whole images: {count}")
+                report(f"Skipped {count} unreadable images in class {label}.")
         if progress.epoch:
             report(f"Resuming after epoch {progress.epoch} of {recipe.epochs}.")
 
@@ -300,9 +300,9 @@ def _fit(
     preprocessing: Preprocessing,
     augmentation: str,
     run: RunDirectory,
-    progress: Progress,
+    progress: TrainingState,
     report: Callable[[str], None],
-) -> Progress:
+) -> TrainingState:
     steps = steps_per_epoch(data.train, recipe.batch_size)
     counts = {"steps": steps, "batch_size": recipe.batch_size, "epochs": recipe.epochs}
     records = EpochRecords(run, start=progress, report=report, **counts)

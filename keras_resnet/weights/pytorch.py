@@ -113,7 +113,10 @@ def state_dict_arrays(content: Any, *, source: str) -> dict[str, np.ndarray]:
         UserError: There are no tensors in it.
     """
     state = _unwrap(content)
-    tensors = {str(name): _to_numpy(value) for name, value in state.items() if hasattr(value, "shape")}
+    try:
+        tensors = {str(name): _to_numpy(str(name), value) for name, value in state.items() if hasattr(value, "shape")}
+    except UserError as error:
+        raise UserError(f"{source}: {error}") from None
     if not tensors:
         raise UserError(
             f"{source} holds no tensors. Expected names and tensors, alone or under "
@@ -390,8 +393,16 @@ def _unwrap(content: Any) -> Mapping:
     return {}
 
 
-def _to_numpy(value: Any) -> np.ndarray:
+def _to_numpy(name: str, value: Any) -> np.ndarray:
     if hasattr(value, "detach"):
+        import torch
+
+        if value.layout != torch.strided or value.is_complex() or value.is_quantized:
+            kind = "complex" if value.is_complex() else "quantized" if value.is_quantized else "sparse"
+            raise UserError(f"{name!r} is a {kind} tensor. Weights must be plain dense tensors of real numbers.")
+        claimed, held = value.numel() * value.element_size(), value.untyped_storage().nbytes()
+        if claimed > held:
+            raise UserError(f"{name!r} claims {claimed:,} bytes of which the file holds {held:,}. Save it again.")
         value = value.detach().cpu()
         value = value.float() if value.is_floating_point() else value
         value = value.numpy()

@@ -122,3 +122,51 @@ assert not loaded, loaded
 """
     shown = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=ROOT)
     assert shown.stdout.startswith("usage:")
+
+
+def script(body, *, send=(), environment=None):
+    """Runs `body` as a script's command in a process of its own; sends it signals when it says so."""
+    code = f"""
+import sys, time
+from keras_resnet.cli import entry
+def command(arguments):
+{chr(10).join("    " + line for line in body.splitlines())}
+sys.exit(entry.run(command, entry.Parser(prog="thing.py"), []))
+"""
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, **(environment or {})},
+    )  # fmt: skip
+    for number in send:
+        process.stdout.readline()
+        process.send_signal(number)
+    out, err = process.communicate(timeout=20)
+    return process.returncode, out, err
+
+
+def test_a_second_ctrl_c_ends_at_once_and_quietly():
+    body = """try:
+    print("working", flush=True)
+    time.sleep(15)
+finally:
+    print("cleaning up", flush=True)
+    time.sleep(15)"""
+    began = time.monotonic()
+    assert script(body, send=(signal.SIGINT, signal.SIGINT)) == (130, "", "")
+    assert time.monotonic() - began < 10
+
+
+def test_an_interrupt_that_a_library_turned_into_its_own_error_is_still_one():
+    body = """try:
+    print("working", flush=True)
+    time.sleep(15)
+except KeyboardInterrupt:
+    raise RuntimeError("INTERNAL: a callback failed") from None"""
+    code, _, err = script(body, send=(signal.SIGINT,))
+    assert (code, err) == (130, "\nInterrupted.\n")
+
+
+def test_letters_that_the_terminal_lacks_are_escaped():
+    body = 'print("größer", chr(0xDCFF))'
+    code, out, err = script(body, environment={"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"})
+    assert (code, out, err) == (0, "gr\\xf6\\xdfer \\udcff\n", "")

@@ -169,7 +169,7 @@ def artifacts(tmp_path_factory):
         ("{run} --method activation_maximization", "name it with --target CLASS"),
         ("{artifacts}/gone {photos}/a.jpg", "There is no model at"),
         ("{artifacts}/empty {photos}/a.jpg", "is no run directory"),
-        ("{artifacts}/text.keras {photos}/a.jpg", "is no whole .keras file"),
+        ("{artifacts}/text.keras {photos}/a.jpg", "is not a complete .keras file"),
         ("{artifacts}/plain.keras {photos}/a.jpg", "brings no preprocessing"),
         ("{artifacts}/headless.keras {photos}/a.jpg", "no classification head"),
         ("{artifacts}/nan.keras {photos}/a.jpg", "map of image 1 holds NaN"),

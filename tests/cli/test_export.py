@@ -115,7 +115,7 @@ def test_wrong_models(run, capsys, tmp_path, tiny_data):
     assert "--dataset" in refused([run / "model.keras"], capsys, tmp_path)
     assert "no model.keras" in refused([run.parent, *data], capsys, tmp_path)
     (tmp_path / "broken.keras").write_bytes(b"no zip")
-    assert "no whole .keras file" in refused([tmp_path / "broken.keras", *data], capsys, tmp_path)
+    assert "not a complete .keras file" in refused([tmp_path / "broken.keras", *data], capsys, tmp_path)
 
     preprocessing = Preprocessing(8, 8, 1, (0.5,), (0.5,), labels=("0", "1", "2"))
     inputs, other = keras.Input((8, 8, 1)), keras.Input((8, 8, 1))
@@ -125,7 +125,7 @@ def test_wrong_models(run, capsys, tmp_path, tiny_data):
     given = ["--preprocessing", tmp_path / "p.json"]
     assert "one input" in refused([tmp_path / "two.keras", *data, *given], capsys, tmp_path)
     keras.Model(inputs, keras.layers.Conv2D(3, 3)(inputs)).save(tmp_path / "map.keras")
-    assert "no classifier" in refused([tmp_path / "map.keras", *data, *given], capsys, tmp_path)
+    assert "no classification head" in refused([tmp_path / "map.keras", *data, *given], capsys, tmp_path)
     assert "brings no preprocessing" in refused([tmp_path / "map.keras", *data], capsys, tmp_path)
     assert "another preprocessing" in refused([run / "model.keras", *data, *given], capsys, tmp_path)
 
@@ -151,4 +151,4 @@ def test_empty_and_corrupt_tflite_files(capsys, tmp_path, tiny_data):
         (tmp_path / "broken.tflite").write_bytes(contents)
         assert evaluate([str(tmp_path / "broken.tflite"), "--dataset", tiny_data]) == 2
         (line,) = capsys.readouterr().err.splitlines()
-        assert "broken.tflite is no whole .tflite file" in line
+        assert "broken.tflite is not a complete .tflite file" in line

@@ -124,12 +124,12 @@ def several_labels():
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: build_model("resnet8", input_shape=(16, 16, 3), include_top=False), "no classifier"),
-        (two_inputs, "2 inputs: a, b"),
+        (lambda: build_model("resnet8", input_shape=(16, 16, 3), include_top=False), "no classification head"),
+        (two_inputs, "2 inputs"),
         (several_labels, "sigmoid"),
         (lambda: classifier((32, 32, 3)), "takes"),
         (lambda: classifier(classes=4), "3 classes, the network has 4"),
-        (lambda: classifier(classes=1), "no classifier"),
+        (lambda: classifier(classes=1), "no classification head"),
         (lambda: "a string", "Keras model"),
     ],
 )

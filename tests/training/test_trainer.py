@@ -49,7 +49,7 @@ def finished(recipe, folders):
 
 
 def interrupt_at(monkeypatch, step, error=KeyboardInterrupt):
-    """Makes the training raise `error` at a step, counted over all epochs from the start of this sitting."""
+    """Makes the training raise `error` at a step, counted over all epochs from the start of this session."""
     steps = iter(range(step))
     check = callbacks.StopOnLostLoss.on_train_batch_end
 
@@ -170,7 +170,7 @@ def test_another_models_folder_is_not_overwritten_unasked(recipe, finished, fold
 def test_what_is_no_run_is_not_written_into(recipe, tmp_path):
     (tmp_path / "r").mkdir()
     (tmp_path / "r" / "thesis.txt").write_text("")
-    with pytest.raises(UserError, match="is no run and not empty"):
+    with pytest.raises(UserError, match="is not a run and not empty"):
         train(recipe, name="r", runs=tmp_path, saved_models=tmp_path / "s")
     with pytest.raises(UserError, match="no run to resume"):
         train(recipe, name="other", runs=tmp_path, saved_models=tmp_path / "s", resume=True)
@@ -272,3 +272,23 @@ def test_mixed_precision_trains_and_stores_float32(recipe, tmp_path, precision):
     result = train(mixed, runs=tmp_path, saved_models=tmp_path / "s", report=lambda line: None)
     model, _ = load_model(result.path / "model.keras")
     assert all(layer.compute_dtype == "float32" for layer in model.layers)
+
+
+def test_a_run_killed_before_it_had_a_recipe_is_started_over(recipe, tmp_path):
+    from keras_resnet.training.runs import RunDirectory, check_run
+
+    run = RunDirectory(tmp_path / "r")
+    run.path.mkdir()
+    for name in (".lock", ".0a1b2c-999999999-01234567.tmp-recipe.json"):
+        (run.path / name).touch()
+    check_run(run, tmp_path / "s", resume=False, overwrite=False)
+    (run.path / "thesis.txt").touch()
+    with pytest.raises(UserError, match="is not a run and not empty"):
+        check_run(run, tmp_path / "s", resume=False, overwrite=False)
+
+
+@pytest.mark.parametrize("damage", ["junk", "deleted"])
+def test_metrics_are_written_anew_from_the_checkpoint(recipe, finished, interrupted, damage):
+    path = interrupted["runs"] / "r" / "metrics.csv"
+    path.write_bytes(b"\xff\x00junk,\n,,,") if damage == "junk" else path.unlink()
+    assert metrics(train(recipe, **interrupted).path) == metrics(finished.path)

@@ -287,3 +287,17 @@ def test_backbones_leave_what_they_have_no_place_for(named_state):
         assert "head.fc.weight" in report.ignored
         assert ("norm.weight" in report.ignored) == ("features_only" in options)
     assert isinstance(model, keras.Model)
+
+
+def test_tensors_that_are_no_plain_weights_are_refused_before_they_are_unpacked(tmp_path):
+    torch = pytest.importorskip("torch")
+    cases = {
+        "sparse": torch.eye(4).to_sparse(),
+        "complex": torch.ones(3, dtype=torch.complex64),
+        "claims 6,800,000,000 bytes": torch.ones(1).expand(1_700_000_000),
+    }
+    for message, tensor in cases.items():
+        torch.save({"conv1.weight": tensor}, tmp_path / "w.pth")
+        assert (tmp_path / "w.pth").stat().st_size < 10_000
+        with pytest.raises(UserError, match=rf"w\.pth: 'conv1\.weight' .*{message}"):
+            pytorch.read_checkpoint(tmp_path / "w.pth")
