@@ -111,7 +111,8 @@ def _explain(arguments: argparse.Namespace, given: list[str]) -> int:
     if arguments.images and methods and not arguments.score:
         record["images"], failed = _draw(arguments, artifact, methods, layers, target, options)
     if arguments.score:
-        record |= _score(arguments, given, artifact, methods, layers, target, options)
+        scored, failed = _score(arguments, given, artifact, methods, layers, target, options)
+        record |= scored
     if arguments.gallery:
         record["gallery"] = _gallery(arguments, artifact, methods, layers, options)
     if arguments.json:
@@ -158,6 +159,7 @@ def _draw(arguments, artifact, methods, layers, target, options) -> tuple[list[d
     """Draws an overlay for every image, target and method; returns what was written and whether a file was bad."""
     import numpy as np
 
+    from keras_resnet.explanation.classifier import prepare
     from keras_resnet.explanation.inputs import place_maps
     from keras_resnet.explanation.methods import explain, get_method, is_constant
     from keras_resnet.explanation.overlay import draw_overlay, draw_sheet, png
@@ -168,7 +170,7 @@ def _draw(arguments, artifact, methods, layers, target, options) -> tuple[list[d
     sheet: list[tuple] = []
     progress = Progress()
     for batch in _batches(arguments.images, artifact, arguments.batch_size):
-        good = [(path, image) for path, image in batch if not isinstance(image, str)]
+        good = [(path, *image) for path, image in batch if not isinstance(image, str)]
         for path, problem in batch:
             if isinstance(problem, str):
                 failed = True
@@ -176,7 +178,8 @@ def _draw(arguments, artifact, methods, layers, target, options) -> tuple[list[d
                 written.append({"file": str(path), "error": problem})
         if not good:
             continue
-        inputs, probabilities = _predicted(artifact, [image for _, image in good])
+        inputs = np.stack([network_input for _, _, network_input in good])
+        probabilities = prepare(artifact.model).probabilities(inputs)
         ranked = np.argsort(-probabilities, axis=1, kind="stable")
         columns = 3 if target == "top3" else 1
         for place in range(min(columns, ranked.shape[1])):
@@ -189,7 +192,7 @@ def _draw(arguments, artifact, methods, layers, target, options) -> tuple[list[d
                     combine=arguments.combine, seed=arguments.seed, progress=progress.reach, **options,
                 )  # fmt: skip
                 progress.clear()
-            for index, (path, image) in enumerate(good):
+            for index, (path, image, _) in enumerate(good):
                 size = image.shape[:2]
                 number = int(targets[index])
                 label, probability = artifact.labels[number], float(probabilities[index, number])
@@ -231,11 +234,17 @@ def _draw(arguments, artifact, methods, layers, target, options) -> tuple[list[d
 
 
 def _batches(paths, artifact, size: int) -> Iterator[list]:
+    """Lists of (path, what is wrong with it), or (path, (image as it is drawn, network input))."""
+    from keras_resnet.data.transforms import preprocess
     from keras_resnet.explanation.inputs import read_images
+    from keras_resnet.explanation.overlay import drawable
 
     batch = []
-    for item in read_images(paths, artifact.preprocessing.channels):
-        batch.append(item)
+    for path, image in read_images(paths, artifact.preprocessing.channels):
+        if not isinstance(image, str):
+            # At once, so that no more than one image is held at its full size.
+            image = drawable(image), preprocess(image, artifact.preprocessing).numpy()
+        batch.append((path, image))
         if len(batch) == size:
             yield batch
             batch = []
@@ -243,30 +252,28 @@ def _batches(paths, artifact, size: int) -> Iterator[list]:
         yield batch
 
 
-def _predicted(artifact, images):
-    """Network inputs and class probabilities of images of any sizes."""
-    import numpy as np
-
-    from keras_resnet.data.transforms import preprocess
-    from keras_resnet.explanation.classifier import prepare
-
-    inputs = np.stack([preprocess(image, artifact.preprocessing).numpy() for image in images])
-    return inputs, prepare(artifact.model).probabilities(inputs)
-
-
 def _file_name(path: Path, label: str, method: str, taken: set[str]) -> str:
     """A file name that no other image of this call has: photographs of two folders may share theirs."""
-    clean = "".join(letter if letter.isalnum() or letter in "-_" else "_" for letter in label)[:40]
-    name, number = f"{path.stem}-{clean}-{method}.png", 2
+    clean = _shortened("".join(letter if letter.isalnum() or letter in "-_" else "_" for letter in label), 40)
+    stem = _shortened(path.stem, 100)  # file systems allow 255 bytes, and a file has a longer name while it is written
+    name, number = f"{stem}-{clean}-{method}.png", 2
     while name in taken:
-        name, number = f"{path.stem}_{number}-{clean}-{method}.png", number + 1
+        name, number = f"{stem}_{number}-{clean}-{method}.png", number + 1
     taken.add(name)
     return name
 
 
+def _shortened(text: str, limit: int) -> str:
+    """The text in at most `limit` bytes of UTF-8, without letters that UTF-8 lacks."""
+    return text.encode("utf-8", "ignore")[:limit].decode("utf-8", "ignore")
+
+
 def _maximize(arguments, artifact, target) -> dict:
+    import numpy as np
     from PIL import Image
 
+    from keras_resnet.data.transforms import preprocess
+    from keras_resnet.explanation.classifier import prepare
     from keras_resnet.explanation.methods import maximize_activation
     from keras_resnet.explanation.overlay import png
     from keras_resnet.storage import atomic_file
@@ -284,10 +291,10 @@ def _maximize(arguments, artifact, target) -> dict:
     file = Path(arguments.output) / _file_name(Path("class"), label, MAXIMIZE, set())
     with atomic_file(file) as temporary:
         temporary.write_bytes(png(Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)))
-    _, probabilities = _predicted(artifact, [pixels])
-    probability = float(probabilities[0, target])
+    inputs = preprocess(pixels[np.newaxis], artifact.preprocessing).numpy()
+    probability = float(prepare(artifact.model).probabilities(inputs)[0, target])
     if not arguments.json:
-        print(f"{label}: the drawn image is called so with {probability:.1%}  {file}")
+        print(f"{label}: the drawn image is classified as it with {probability:.1%}  {file}")
     return {"class": label, "probability": probability, "image": str(file)}
 
 
@@ -304,7 +311,7 @@ def _examples(arguments, artifact):
     return getattr(data, arguments.split), name
 
 
-def _score(arguments, given, artifact, methods, layers, target, options) -> dict:
+def _score(arguments, given, artifact, methods, layers, target, options) -> tuple[dict, bool]:
     import numpy as np
 
     from keras_resnet.data.transforms import normalize
@@ -314,16 +321,20 @@ def _score(arguments, given, artifact, methods, layers, target, options) -> dict
     if target == "top3":
         raise UserError("--score needs one target an image: use --target predicted or a class.")
     masks = marks = None
+    failed = False
     began = time.perf_counter()
     if arguments.images:
-        named = [item for batch in _batches(arguments.images, artifact, 64) for item in batch]
-        for _, problem in named:
-            if isinstance(problem, str):
-                print(f"error: {problem}", file=sys.stderr)
-        images = [image for _, image in named if not isinstance(image, str)]
-        if not images:
+        read = []
+        for batch in _batches(arguments.images, artifact, 64):
+            for _, image in batch:
+                if isinstance(image, str):
+                    failed = True
+                    print(f"error: {image}", file=sys.stderr)
+                else:
+                    read.append(image[1])
+        if not read:
             raise UserError("There is no image that can be read to be scored.")
-        inputs, _ = _predicted(artifact, images[: arguments.limit])
+        inputs = np.stack(read[: arguments.limit])
         source = "files"
     else:
         split, source = _examples(arguments, artifact)
@@ -356,10 +367,13 @@ def _score(arguments, given, artifact, methods, layers, target, options) -> dict
             row["ms_per_image"] = f"{score.seconds_per_image * 1000:.2f}"
             row["constant_maps"] = score.constant
             append_row(arguments.results, {**row, **provenance.result_row()})
-    return {
-        "data": source, "count": len(inputs), "seconds": time.perf_counter() - began,
+    record = {
+        "data": source,
+        "count": len(inputs),
+        "seconds": time.perf_counter() - began,
         "scores": [score.to_dict() for score in scores],
-    }  # fmt: skip
+    }
+    return record, failed
 
 
 def _print_scores(scores) -> None:

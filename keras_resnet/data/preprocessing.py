@@ -89,6 +89,10 @@ class Preprocessing:
         object.__setattr__(self, "crop_fraction", float(self.crop_fraction))
         if not isinstance(self.labels, list | tuple) or not all(isinstance(label, str) for label in self.labels):
             raise UserError(f"labels must be a sequence of class names, got {self.labels!r}.")
+        for label in self.labels:
+            # One line a class in labels.txt, in UTF-8.
+            if label.splitlines() != [label] or label != label.encode("utf-8", "ignore").decode("utf-8"):
+                raise UserError(f"A class name must be one line of text in UTF-8, got {label!r}. Rename the class.")
         object.__setattr__(self, "labels", tuple(self.labels))
 
     def to_dict(self) -> dict[str, Any]:

@@ -257,13 +257,17 @@ def _card(names: Sequence[str], shown: Shown, pixels, for_predicted, for_true) -
         (_grey(pixels), f"image {shown.position}", f"#{shown.position}"),
         (
             blend(_grey(pixels), for_predicted),
-            f"map for {predicted}",
+            f"map for {names[shown.predicted]}",
             _named(predicted, shown.probability, for_predicted),
         ),
     ]
     if shown.predicted != shown.true:
         figures.append(
-            (blend(_grey(pixels), for_true), f"map for {true}", _named(true, shown.true_probability, for_true))
+            (
+                blend(_grey(pixels), for_true),
+                f"map for {names[shown.true]}",
+                _named(true, shown.true_probability, for_true),
+            )
         )
     kind = "right" if shown.predicted == shown.true else "wrong"
     inside = "".join(

@@ -11,15 +11,14 @@ Reference:
 import functools
 import io
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
-
-if TYPE_CHECKING:
-    from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 # Smaller images are enlarged a whole number of times, pixels kept square, so that the caption can be read.
 READABLE = 240
+# Larger images are drawn smaller: a map tells no more, and a picture of 13,000 × 13,000 pixels takes gigabytes.
+LARGEST = 4096
 CELL = 224
 _INK, _PAPER, _FAINT = (24, 24, 28), (255, 255, 255), (110, 110, 118)
 CONSTANT = "constant map: nothing stands out"
@@ -65,7 +64,7 @@ def blend(image: np.ndarray, heat: np.ndarray, *, opacity: float = 0.6) -> np.nd
     return np.clip(np.rint(mixed), 0, 255).astype(np.uint8)
 
 
-def draw_overlay(image: np.ndarray, heat: np.ndarray, *, title: str, subtitle: str = "") -> "Image.Image":
+def draw_overlay(image: np.ndarray, heat: np.ndarray, *, title: str, subtitle: str = "") -> Image.Image:
     """Draws a map over its image at the image's resolution, a caption above and a colour bar beside it.
 
     Args:
@@ -78,9 +77,7 @@ def draw_overlay(image: np.ndarray, heat: np.ndarray, *, title: str, subtitle: s
         The picture. Its image part is the original pixel for pixel; sides below `READABLE` are enlarged a whole
         number of times.
     """
-    from PIL import Image, ImageDraw
-
-    times = max(1, -(-READABLE // min(heat.shape)))
+    times = max(1, min(-(-READABLE // min(heat.shape)), LARGEST // max(heat.shape)))
     picture = Image.fromarray(blend(image, heat))
     picture = picture.resize((picture.width * times, picture.height * times), Image.Resampling.NEAREST)
     size = int(np.clip(picture.height / 24, 13, 48))
@@ -113,7 +110,7 @@ def draw_sheet(
     rows: Sequence[str],
     columns: Sequence[str],
     cell: int = CELL,
-) -> "Image.Image":
+) -> Image.Image:
     """Draws methods × images on one sheet: a row an image, first as it is, then under each method.
 
     Args:
@@ -126,8 +123,6 @@ def draw_sheet(
     Returns:
         The sheet.
     """
-    from PIL import Image, ImageDraw
-
     gap, head, size = 10, 30, 15
     width = gap + (len(columns) + 1) * (cell + gap)
     pictures = [
@@ -152,17 +147,25 @@ def draw_sheet(
     return canvas
 
 
-def fit(pixels: np.ndarray, side: int) -> "Image.Image":
-    """Scales an image [H, W, 3] so that its longer side has `side` pixels; small ones keep square pixels."""
-    from PIL import Image
+def drawable(image: np.ndarray) -> np.ndarray:
+    """Returns an image, uint8 [H, W, 1 or 3], with its longer side brought down to `LARGEST` pixels."""
+    if max(image.shape[:2]) <= LARGEST:
+        return image
+    picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
+    ratio = LARGEST / max(picture.size)
+    size = [max(1, round(side * ratio)) for side in picture.size]
+    return np.asarray(picture.resize(size, Image.Resampling.BOX)).reshape(*size[::-1], image.shape[-1])
 
+
+def fit(pixels: np.ndarray, side: int) -> Image.Image:
+    """Scales an image [H, W, 3] so that its longer side has `side` pixels; small ones keep square pixels."""
     picture = Image.fromarray(pixels)
     ratio = side / max(picture.size)
     how = Image.Resampling.NEAREST if ratio >= 2 else Image.Resampling.BICUBIC
     return picture.resize((max(1, round(picture.width * ratio)), max(1, round(picture.height * ratio))), how)
 
 
-def png(picture: "Image.Image") -> bytes:
+def png(picture: Image.Image) -> bytes:
     """Returns a picture as the bytes of a PNG file."""
     file = io.BytesIO()
     picture.save(file, "PNG", optimize=True)
@@ -175,14 +178,12 @@ def _colored(image: np.ndarray) -> np.ndarray:
 
 @functools.cache
 def _font(size: int):
-    from PIL import ImageFont
-
     return ImageFont.load_default(size)
 
 
 def _fitted(pen, text: str, width: int, size: int) -> str:
     """The text, shortened until it fits."""
-    font = _font(size)
+    font, text = _font(size), " ".join(text.split())  # a class may be called by several lines
     if pen.textlength(text, font=font) <= width:
         return text
     while text and pen.textlength(text + "…", font=font) > width:

@@ -19,6 +19,7 @@ import dataclasses
 import gc
 import importlib.util
 import os
+import re
 import shutil
 import time
 from collections.abc import Sequence
@@ -405,11 +406,16 @@ def _remove(place: Path) -> None:
         place.unlink()
 
 
+def _escaped(text: str) -> str:
+    """Text as Markdown shows it: nothing in a class name is formatting or HTML."""
+    return re.sub(r"([\\`*_\[\]<>|#&~])", r"\\\1", text)
+
+
 def _model_card(model, preprocessing, names, report: ExportReport, described: dict[str, Any]) -> str:
     size = f"{preprocessing.height}×{preprocessing.width}×{preprocessing.channels}"
-    shown = ", ".join(names[:20]) + (f", … ({len(names)} in all)" if len(names) > 20 else "")
+    shown = ", ".join(map(_escaped, names[:20])) + (f", … ({len(names)} in all)" if len(names) > 20 else "")
     lines = [
-        f"# {model.name}",
+        f"# {_escaped(model.name)}",
         "",
         f"An image classifier of {len(names)} classes for images of {size} pixels: {shown}.",
         "",

@@ -118,7 +118,13 @@ def write_saved_model(
     def serve(images):
         right = tf.reduce_all(tf.equal(tf.shape(images)[1:], [height, width, channels]))
         message = f"serving_default takes images of shape (batch, {height}, {width}, {channels})."
-        with tf.control_dependencies([tf.debugging.Assert(right, [message, "Received", tf.shape(images)])]):
+        finite = tf.reduce_all(tf.math.is_finite(images))
+        checks = [
+            tf.debugging.Assert(right, [message, "Received", tf.shape(images)]),
+            # A rectified NaN is 0: without this the network would answer with usual probabilities.
+            tf.debugging.Assert(finite, ["serving_default takes finite pixels, 0..255. Received NaN or infinity."]),
+        ]
+        with tf.control_dependencies(checks):
             images = tf.identity(images)
         return answer(tf.ensure_shape(images, [None, height, width, channels]))
 

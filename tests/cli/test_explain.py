@@ -1,5 +1,9 @@
 import csv
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -133,6 +137,7 @@ def artifacts(tmp_path_factory):
     headless = build_model("resnet8", input_shape=(16, 16, 3), include_top=False)
     save_model(headless, folder / "headless.keras", preprocessing)
     broken = build_model("resnet8", input_shape=(16, 16, 3), num_classes=8)
+    save_model(broken, folder / "good.keras", preprocessing)
     head = broken.get_layer("logits")
     head.set_weights([np.full_like(weight, np.nan) for weight in head.get_weights()])
     save_model(broken, folder / "nan.keras", preprocessing)
@@ -172,8 +177,8 @@ def artifacts(tmp_path_factory):
         ("{artifacts}/text.keras {photos}/a.jpg", "is not a complete .keras file"),
         ("{artifacts}/plain.keras {photos}/a.jpg", "brings no preprocessing"),
         ("{artifacts}/headless.keras {photos}/a.jpg", "no classification head"),
-        ("{artifacts}/nan.keras {photos}/a.jpg", "map of image 1 holds NaN"),
-        ("{artifacts}/nan.keras --score", "--dataset must say which examples"),
+        ("{artifacts}/nan.keras {photos}/a.jpg", "holds NaN or infinity in 'logits/kernel'"),
+        ("{artifacts}/good.keras --score", "--dataset must say which examples"),
         (
             "keras.applications:ResNet5 {photos}/a.jpg",
             "Unknown keras.applications model 'ResNet5'. Closest: 'ResNet50'",
@@ -214,3 +219,45 @@ def test_benchmark_measures_every_contestant(tmp_path, capsys):
     assert len(list(csv.DictReader(results.open()))) == 4
     assert benchmark.main(["explain", "--model", "resnet9"]) == 2
     assert benchmark.main(["explain", "--rounds", "0"]) == 2
+
+
+def test_long_and_odd_file_names_are_drawn(run, tmp_path, capsys):
+    image = Image.fromarray(np.zeros((20, 20, 3), np.uint8))
+    names = ["a" * 246 + ".png", "a" * 245 + "b.png", "ü" * 120 + ".png", os.fsdecode(b"caf\xe9.png")]
+    for name in names:
+        image.save(tmp_path / name)
+    code, out, _ = call(capsys, run, *[tmp_path / name for name in names], "--output", tmp_path / "out", "--json")
+    assert code == 0
+    overlays = {row["overlay"] for row in json.loads(out)["images"]}
+    assert len(overlays) == 4
+    assert all(Path(overlay).is_file() for overlay in overlays)
+
+
+def test_an_unreadable_image_is_an_error_in_scoring_too(run, photos, tmp_path, capsys):
+    code, out, err = call(capsys, run, photos, "--score", "--method", "gradcam", "--output", tmp_path)
+    assert code == 2
+    assert "c.png is not an image" in err
+    assert "gradcam" in out
+
+
+@pytest.mark.parametrize("size", [(15_000, 1), (6_000, 6_000)])
+def test_the_memory_of_a_picture_is_bounded(run, tmp_path, size):
+    """1 × 15,000 pixels took 8.3 GB: enlarged 240 times."""
+    Image.new("L", size, 100).save(tmp_path / "a.png")
+    program = (
+        "import sys\n"
+        "from keras_resnet.cli.explain import main\n"
+        "code = main(sys.argv[1:])\n"
+        "peak = next(int(line.split()[1]) for line in open('/proc/self/status') if line.startswith('VmHWM'))\n"
+        "print(code, peak // 1024)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, run, tmp_path / "a.png", "--output", tmp_path / "out"],
+        capture_output=True, text=True, cwd=Path(__file__).parents[2],
+    )  # fmt: skip
+    code, megabytes = map(int, done.stdout.splitlines()[-1].split())
+    (drawn,) = (tmp_path / "out").iterdir()
+    with Image.open(drawn) as picture:
+        assert max(picture.size) < 4096 + 500  # captions and colour bar
+    # TensorFlow takes 0.6 GB, the 6,000 × 6,000 pixels as the network's input are read from 0.4 GB of floats.
+    assert (code, megabytes < 2500) == (0, True), megabytes

@@ -301,3 +301,9 @@ def test_from_dict_is_strict():
 def test_settings_that_break_a_rule_are_refused(change, message):
     with pytest.raises(UserError, match=message):
         dataclasses.replace(COLOR, **change)
+
+
+@pytest.mark.parametrize("label", ["two\nlines", "a\u2028b", "", "caf\udce9"])
+def test_class_names_are_lines_of_text(label):
+    with pytest.raises(UserError, match="must be one line of text in UTF-8"):
+        Preprocessing(4, 4, 1, (0.5,), (0.5,), labels=("cat", label))

@@ -143,3 +143,10 @@ def test_other_classes_are_refused(data):
     artifact = Artifact(model, data.preprocessing(labels=("a", "b", "c")), ("a", "b", "c"))
     with pytest.raises(UserError, match="8 classes, the model 3"):
         make_gallery(artifact, data.test, title="")
+
+
+def test_names_are_escaped_once(page):
+    assert 'alt="mean map of &lt;arrow&gt; &amp; co"' in page
+    assert 'alt="map for &lt;arrow&gt; &amp; co"' in page
+    assert "&amp;lt;" not in page
+    assert "&amp;amp;" not in page

@@ -254,3 +254,14 @@ def test_real_weights_lose_at_most_half_a_point(name, weights, right, exact_form
     assert int8.agreement >= 0.98
     assert int8.drop_points <= 0.5
     assert int8.heatmap_correlation >= 0.95
+
+
+def test_a_class_name_cannot_format_the_model_card(model, pixels, preprocessing, tmp_path, one_core):
+    renamed = keras.models.clone_model(model)
+    renamed.set_weights(model.get_weights())
+    names = ("*red*", "<b>green</b>", "a|b_c [x](y)")
+    card = export(
+        renamed, tmp_path / "m", formats=("float32",), overwrite=True,
+        preprocessing=dataclasses.replace(preprocessing, labels=names), **given(pixels),
+    ).directory.joinpath("README.md").read_text()  # fmt: skip
+    assert r"\*red\*, \<b\>green\</b\>, a\|b\_c \[x\](y)" in card

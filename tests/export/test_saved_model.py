@@ -186,3 +186,29 @@ def test_the_recorded_preprocessing_must_not_be_contradicted(folder, tmp_path, p
     write_json(copy / "preprocessing.json", dataclasses.replace(preprocessing, mean=(0.1, 0.1, 0.1)).to_dict())
     with pytest.raises(UserError, match=r"another preprocessing.*mean"):
         load_predictor(copy)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_pixels_that_are_not_finite_raise_instead_of_being_rectified_away(loaded, value):
+    images = np.full((2, 16, 16, 3), 100, np.float32)
+    images[1, 3, 4, 2] = value
+    with pytest.raises(tf.errors.InvalidArgumentError, match="finite pixels"):
+        loaded.signatures["serving_default"](images=tf.constant(images))
+
+
+def test_an_animated_webp_is_refused_by_the_served_graph(folder, tmp_path):
+    """In a process of its own: TensorFlow's decoder wrote past its buffer."""
+    random = np.random.default_rng(0)
+    frames = [Image.fromarray(random.integers(0, 256, (20, 20, 3), np.uint8)) for _ in range(5)]
+    frames[0].save(tmp_path / "a.webp", save_all=True, append_images=frames[1:], lossless=True)
+    program = (
+        "import sys, tensorflow as tf\n"
+        "serve = (loaded := tf.saved_model.load(sys.argv[1])).signatures['serve_bytes']\n"
+        "for _ in range(20):\n"
+        "    try:\n        serve(images=tf.constant([open(sys.argv[2], 'rb').read()]))\n"
+        "    except tf.errors.InvalidArgumentError as error:\n        assert 'animated' in str(error)\n"
+        "print('refused')"
+    )
+    arguments = [sys.executable, "-c", program, str(folder), str(tmp_path / "a.webp")]
+    done = subprocess.run(arguments, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "refused\n"), done.stderr[-1000:]
