@@ -139,7 +139,7 @@ def _our_round(recipe: Any, data: Any) -> Callable[[], tuple[float, float]]:
     from keras_resnet.data.batches import steps_per_epoch, training_batches
     from keras_resnet.distribution import create_strategy, jit_compile
     from keras_resnet.training.callbacks import StopOnLostLoss
-    from keras_resnet.training.checkpoints import Progress
+    from keras_resnet.training.checkpoints import TrainingState
     from keras_resnet.training.fused_normalization import training_twin
     from keras_resnet.training.runs import RunDirectory
     from keras_resnet.training.trainer import compile_twin, create_network
@@ -162,7 +162,7 @@ def _our_round(recipe: Any, data: Any) -> Callable[[], tuple[float, float]]:
             augmentation=data.augmentation,
         )
         clock = _step_clock(recipe.batch_size, steps)
-        guard = StopOnLostLoss(RunDirectory(Path()), Progress)
+        guard = StopOnLostLoss(RunDirectory(Path()), TrainingState)
         twin.fit(batches, steps_per_epoch=steps, callbacks=[guard, clock], shuffle=False, verbose=0)
         return clock.rates
 

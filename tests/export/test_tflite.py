@@ -201,7 +201,7 @@ def test_broken_files_are_refused(tmp_path, preprocessing, int8):
         read_operators(b"")
     for name, contents in (("empty", b""), ("cut", int8[: len(int8) // 3]), ("noise", os.urandom(2000))):
         (tmp_path / f"{name}.tflite").write_bytes(contents)
-        with pytest.raises(UserError, match="no whole"):  # and not that its preprocessing is missing
+        with pytest.raises(UserError, match="not a complete"):  # and not that its preprocessing is missing
             load_predictor(tmp_path / f"{name}.tflite")
         (tmp_path / f"{name}.preprocessing.json").write_text(json.dumps(preprocessing.to_dict()))
         with pytest.raises(UserError, match=name):
