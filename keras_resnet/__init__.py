@@ -20,7 +20,7 @@ _PUBLIC = {
     "load_source": "keras_resnet.data.sources",
     "load_model": "keras_resnet.storage",
     "save_model": "keras_resnet.storage",
-    "load_predictor": "keras_resnet.prediction",
+    "load_artifact": "keras_resnet.artifact",
     "load_weights": "keras_resnet.weights.loading",
     "list_weights": "keras_resnet.weights.catalog",
     "to_state_dict": "keras_resnet.weights.pytorch",

@@ -6,37 +6,18 @@ with 15 bins of equal width.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from keras_resnet.errors import UserError
 
 if TYPE_CHECKING:
-    from keras_resnet.data.preprocessing import Preprocessing
+    from keras_resnet.artifact import Artifact
     from keras_resnet.data.sources import Split
 
 CALIBRATION_BINS = 15
 TOP = 5
-
-
-class Predictor(Protocol):
-    """What can be evaluated; `prediction.load_predictor` makes one of any artifact.
-
-    Attributes:
-        labels: The class names in the order of the probabilities.
-        pixels: How an image becomes what `predict` takes.
-        predict: float32 images [n, height, width, channels], 0..255 → float32 probabilities [n, classes].
-    """
-
-    @property
-    def labels(self) -> tuple[str, ...]: ...
-
-    @property
-    def pixels(self) -> "Preprocessing": ...
-
-    @property
-    def predict(self) -> Callable[[np.ndarray], np.ndarray]: ...
 
 
 @dataclass(frozen=True)
@@ -159,7 +140,7 @@ def expected_calibration_error(confidence: np.ndarray, correct: np.ndarray, *, b
 
 
 def evaluate_model(
-    predictor: Predictor,
+    artifact: "Artifact",
     split: "Split",
     *,
     batch_size: int = 128,
@@ -168,7 +149,7 @@ def evaluate_model(
     """Evaluates a model on every example of a split, the last incomplete batch included.
 
     Args:
-        predictor: The model, see `prediction.load_predictor`.
+        artifact: The model.
         split: The examples.
         batch_size: Examples at a time.
         progress: Told after each batch how many examples it had.
@@ -181,15 +162,15 @@ def evaluate_model(
     """
     from keras_resnet.data.batches import evaluation_batches
 
-    batches = evaluation_batches(split, predictor.pixels, batch_size=batch_size)
+    batches = evaluation_batches(split, artifact.pixels, batch_size=batch_size)
     probabilities, labels = [], []
     for images, batch_labels in batches.as_numpy_iterator():
-        probabilities.append(predictor.predict(images))
+        probabilities.append(artifact.probabilities(images))
         labels.append(batch_labels)
         progress(len(batch_labels))
     if not labels:
         raise UserError("The split to evaluate on is empty.")
-    return evaluate_predictions(np.concatenate(probabilities), np.concatenate(labels), predictor.labels)
+    return evaluate_predictions(np.concatenate(probabilities), np.concatenate(labels), artifact.labels)
 
 
 def table(evaluation: Evaluation) -> str:

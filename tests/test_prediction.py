@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from keras_resnet.artifact import artifact_of, load_artifact
 from keras_resnet.data.images import read_image
 from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.data.transforms import normalize, preprocess
@@ -10,7 +11,7 @@ from keras_resnet.errors import UserError
 from keras_resnet.export.saved_model import export_saved_model
 from keras_resnet.export.serving import serving_network
 from keras_resnet.export.tflite import convert
-from keras_resnet.prediction import load_predictor, model_predictor, predict_images
+from keras_resnet.prediction import predict_images
 from keras_resnet.storage import save_model
 
 
@@ -38,7 +39,7 @@ def files(tmp_path):
 
 def test_a_predictor_normalizes_and_returns_probabilities(model, preprocessing):
     images = np.random.default_rng(1).uniform(0, 255, (3, 6, 8, 3)).astype("float32")
-    probabilities = model_predictor(model, preprocessing).predict(images)
+    probabilities = artifact_of(model, preprocessing).probabilities(images)
     expected = keras.ops.softmax(model(normalize(images, preprocessing)))
     np.testing.assert_allclose(probabilities, expected, rtol=1e-5, atol=1e-6)  # float32, compiled and eager
     assert probabilities.dtype == np.float32
@@ -46,11 +47,11 @@ def test_a_predictor_normalizes_and_returns_probabilities(model, preprocessing):
 
 def test_pixels_are_resized_and_nothing_else(model, preprocessing):
     images = np.random.default_rng(2).integers(0, 256, (2, 6, 8, 3), np.uint8)
-    np.testing.assert_array_equal(preprocess(images, model_predictor(model, preprocessing).pixels), images)
+    np.testing.assert_array_equal(preprocess(images, artifact_of(model, preprocessing).pixels), images)
 
 
 def test_predictions_keep_order_across_batches_and_errors(model, preprocessing, files, tmp_path):
-    predictor = model_predictor(model, preprocessing)
+    predictor = artifact_of(model, preprocessing)
     (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8\xff")
     paths = [files[2], tmp_path / "broken.jpg", files[0], tmp_path / "absent.png", files[1]]
     predictions = list(predict_images(predictor, paths, top=9, batch_size=2))
@@ -71,7 +72,7 @@ def test_predictions_keep_order_across_batches_and_errors(model, preprocessing, 
 def test_folders_stand_for_their_images(model, preprocessing, files, tmp_path):
     (tmp_path / "notes.txt").write_text("no image")
     (tmp_path / "empty").mkdir()
-    predictor = model_predictor(model, preprocessing)
+    predictor = artifact_of(model, preprocessing)
     predictions = list(predict_images(predictor, [tmp_path, tmp_path / "empty"]))
     assert [prediction.file for prediction in predictions[:-1]] == [str(file) for file in files]
     assert "holds no images" in predictions[-1].error
@@ -81,11 +82,11 @@ def test_every_artifact_answers_alike(model, preprocessing, tmp_path):
     save_model(model, tmp_path / "m.keras", preprocessing)
     saved = export_saved_model(model, preprocessing, tmp_path / "served")
     images = np.random.default_rng(3).uniform(0, 255, (5, 6, 8, 3)).astype("float32")
-    expected = model_predictor(model, preprocessing).predict(images)
+    expected = artifact_of(model, preprocessing).probabilities(images)
     for artifact in (tmp_path / "m.keras", saved, tmp_path / "served"):
-        predictor = load_predictor(artifact)
+        predictor = load_artifact(artifact)
         assert predictor.labels == preprocessing.labels
-        np.testing.assert_allclose(predictor.predict(images), expected, rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(predictor.probabilities(images), expected, rtol=1e-4, atol=1e-6)
 
 
 def test_a_tflite_file_answers_alike(model, preprocessing, tmp_path):
@@ -93,9 +94,9 @@ def test_a_tflite_file_answers_alike(model, preprocessing, tmp_path):
     export_saved_model(model, preprocessing, tmp_path / "served")
     (tmp_path / "served" / "m.tflite").write_bytes(convert(serving_network(model, preprocessing), "float32"))
     images = np.random.default_rng(4).uniform(0, 255, (3, 6, 8, 3)).astype("float32")
-    predictor = load_predictor(tmp_path / "served" / "m.tflite")
-    expected = model_predictor(model, preprocessing).predict(images)
-    np.testing.assert_allclose(predictor.predict(images), expected, rtol=1e-4, atol=1e-5)
+    predictor = load_artifact(tmp_path / "served" / "m.tflite")
+    expected = artifact_of(model, preprocessing).probabilities(images)
+    np.testing.assert_allclose(predictor.probabilities(images), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_what_is_no_model_is_refused(model, preprocessing, tmp_path, files):
@@ -118,9 +119,9 @@ def test_what_is_no_model_is_refused(model, preprocessing, tmp_path, files):
         ("rubbish.tflite", "not a complete .tflite file"),
     ):
         with pytest.raises(UserError, match=message):
-            load_predictor(tmp_path / path)
+            load_artifact(tmp_path / path)
     with pytest.raises(UserError, match="at least 1"):
-        list(predict_images(model_predictor(model, preprocessing), files, top=0))
+        list(predict_images(artifact_of(model, preprocessing), files, top=0))
 
 
 @pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
@@ -130,7 +131,9 @@ def test_probabilities_are_not_squashed_twice(model, preprocessing, tmp_path, fi
     save_model(ended, tmp_path / "m.keras", preprocessing)
     images = np.random.default_rng(1).uniform(0, 255, (3, 6, 8, 3)).astype("float32")
     expected = ended(normalize(images, preprocessing))
-    np.testing.assert_allclose(load_predictor(tmp_path / "m.keras").predict(images), expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        load_artifact(tmp_path / "m.keras").probabilities(images), expected, rtol=1e-5, atol=1e-6
+    )
 
 
 def test_the_default_network_of_applications_answers_as_keras_does(tmp_path):
@@ -141,7 +144,9 @@ def test_the_default_network_of_applications_answers_as_keras_does(tmp_path):
     save_model(network, tmp_path / "m.keras", settings)
     images = np.random.default_rng(1).uniform(0, 255, (4, 32, 32, 3)).astype("float32")
     expected = network(normalize(images, settings))
-    np.testing.assert_allclose(load_predictor(tmp_path / "m.keras").predict(images), expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        load_artifact(tmp_path / "m.keras").probabilities(images), expected, rtol=1e-4, atol=1e-5
+    )
 
 
 def test_damaged_weights_and_other_outputs_are_one_sentence(preprocessing, tmp_path):
@@ -158,17 +163,17 @@ def test_damaged_weights_and_other_outputs_are_one_sentence(preprocessing, tmp_p
         (keras.Model(image, [scores, maps]), "2 outputs"),
     ):
         with pytest.raises(UserError, match=message):
-            model_predictor(network, preprocessing)
+            artifact_of(network, preprocessing)
 
 
 def test_an_answer_that_is_not_a_number_is_refused(model, preprocessing):
-    predictor = model_predictor(model, preprocessing)
+    predictor = artifact_of(model, preprocessing)
     with pytest.raises(UserError, match="answers NaN"):
-        predictor.predict(np.full((1, 6, 8, 3), np.nan, np.float32))
+        predictor.probabilities(np.full((1, 6, 8, 3), np.nan, np.float32))
 
 
 def test_unfinished_and_hidden_models_are_never_offered(tmp_path, model, preprocessing):
     save_model(model, tmp_path / ".0a1b2c-1-01234567.tmp-m.keras", preprocessing)
     save_model(model, tmp_path / "good.keras", preprocessing)
     with pytest.raises(UserError, match=r"Name one that it holds: good\.keras\.$"):
-        load_predictor(tmp_path)
+        load_artifact(tmp_path)

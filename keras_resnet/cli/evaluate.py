@@ -47,21 +47,21 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     from keras_resnet.distribution import require_tensorflow
 
     require_tensorflow()
+    from keras_resnet.artifact import load_artifact
     from keras_resnet.evaluation import evaluate_model, table
-    from keras_resnet.prediction import load_predictor
 
-    predictor = load_predictor(model)
+    artifact = load_artifact(model)
     data = load_examples(
         arguments,
         dataset,
-        image_size=predictor.preprocessing.height,
-        labels=predictor.labels,
+        image_size=artifact.preprocessing.height,
+        labels=artifact.labels,
         bad_images=arguments.bad_images,
     )
     split = getattr(data, arguments.split)
     progress = Progress()
     progress.begin("evaluating", len(split))
-    evaluation = evaluate_model(predictor, split, batch_size=arguments.batch_size, progress=progress.step)
+    evaluation = evaluate_model(artifact, split, batch_size=arguments.batch_size, progress=progress.step)
     progress.clear()
     record = {"model": str(model), "dataset": dataset, "split": arguments.split, **evaluation.to_dict()}
     output = getattr(arguments, "output", None) or (model / "evaluation.json" if settings_of_run(model) else None)

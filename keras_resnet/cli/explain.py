@@ -87,11 +87,11 @@ def _explain(arguments: argparse.Namespace, given: list[str]) -> int:
     from keras_resnet.distribution import require_tensorflow
 
     require_tensorflow()
+    from keras_resnet.artifact import load_network
     from keras_resnet.explanation.classifier import prepare
-    from keras_resnet.explanation.inputs import load_artifact
 
     methods = _methods(arguments.method)
-    artifact = load_artifact(arguments.model)
+    artifact = load_network(arguments.model)
     classifier = prepare(artifact.model)
     layers = arguments.layer.split(",")
     for layer in layers:

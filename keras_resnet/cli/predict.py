@@ -37,10 +37,11 @@ def _predict(arguments: argparse.Namespace) -> int:
     from keras_resnet.distribution import require_tensorflow
 
     require_tensorflow()
-    from keras_resnet.prediction import load_predictor, predict_images
+    from keras_resnet.artifact import load_artifact
+    from keras_resnet.prediction import predict_images
 
-    predictor = load_predictor(arguments.model)
-    predictions = predict_images(predictor, arguments.images, top=arguments.top, batch_size=arguments.batch_size)
+    artifact = load_artifact(arguments.model)
+    predictions = predict_images(artifact, arguments.images, top=arguments.top, batch_size=arguments.batch_size)
     done = []
     for prediction in predictions:
         done.append(prediction)

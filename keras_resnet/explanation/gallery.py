@@ -12,9 +12,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from keras_resnet.artifact import Artifact
 from keras_resnet.errors import UserError
 from keras_resnet.explanation.classifier import FEATURES, prepare
-from keras_resnet.explanation.inputs import Artifact, read_split, split_masks, spread, take_examples
+from keras_resnet.explanation.inputs import read_split, split_masks, spread, take_examples
 from keras_resnet.explanation.methods import explain, get_method
 from keras_resnet.explanation.overlay import blend, colorize, fit, png
 from keras_resnet.explanation.scoring import LOWER_IS_BETTER, SCORES, MethodScore, score_methods

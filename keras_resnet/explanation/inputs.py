@@ -6,7 +6,6 @@ and cropping lay between.
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_resnet.artifact import Artifact
 from keras_resnet.data.images import image_files, read_image
 from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.data.transforms import preprocess
@@ -101,86 +101,6 @@ def seen_box(preprocessing: Preprocessing, size: tuple[int, int]) -> tuple[int, 
     return top, left, top + seen_height, left + seen_width
 
 
-@dataclass(frozen=True)
-class Artifact:
-    """A model to be explained, with what turns pixels into its input.
-
-    Attributes:
-        model: The Keras model.
-        preprocessing: Its preprocessing.
-        labels: The class names; numbers where none are known.
-    """
-
-    model: keras.Model
-    preprocessing: Preprocessing
-    labels: tuple[str, ...]
-
-
-def load_artifact(path: str | os.PathLike[str]) -> Artifact:
-    """Loads a model to be explained.
-
-    Args:
-        path: A run directory, a .keras file, or the name of a keras.applications ResNet with its weights file
-            ("keras.applications:ResNet50=weights.h5"; without "=…" the weights are random).
-
-    Returns:
-        The model with its preprocessing.
-
-    Raises:
-        UserError: There is nothing that can be loaded, or no preprocessing is known.
-    """
-    from keras_resnet.storage import load_model
-
-    text = os.fspath(path)
-    if text.startswith("keras.applications:"):
-        return _keras_application(text.partition(":")[2])
-    path = Path(text)
-    if not path.exists():
-        raise UserError(f"There is no model at {path}. Give a run directory or a .keras file.")
-    file = path / "model.keras" if path.is_dir() else path
-    if path.is_dir() and not file.is_file():
-        if (path / "recipe.json").is_file():
-            raise UserError(f"The run {path} has no model yet. Finish it with train.py --resume.")
-        raise UserError(
-            f"{path} is no run directory: it holds no model.keras. Heat maps need the network's layers, which an "
-            "exported model does not have: give the run or the .keras file that it was exported from."
-        )
-    if file.suffix != ".keras":
-        raise UserError(f"{file} is no .keras file. Heat maps need the network's layers: give a run or a .keras file.")
-    model, preprocessing = load_model(file)
-    if preprocessing is None:
-        raise UserError(
-            f"{file} brings no preprocessing. Save it with keras_resnet.storage.save_model(…, preprocessing)."
-        )
-    return Artifact(model, preprocessing, _labels(model, preprocessing))
-
-
-def _labels(model: keras.Model, preprocessing: Preprocessing) -> tuple[str, ...]:
-    shape = model.output_shape
-    if preprocessing.labels or not isinstance(shape, tuple) or not isinstance(shape[-1], int):
-        return preprocessing.labels
-    return tuple(str(number) for number in range(shape[-1]))
-
-
-def _keras_application(text: str) -> Artifact:
-    name, _, weights = text.partition("=")
-    names = [key for key in dir(keras.applications) if key.startswith("ResNet")]
-    if name not in names:
-        from keras_resnet.errors import unknown_name
-
-        raise unknown_name("keras.applications model", name, names)
-    if weights and not Path(weights).is_file():
-        raise UserError(f"There is no weights file {weights}.")
-    model = getattr(keras.applications, name)(weights=weights or None)
-    if name.endswith("V2"):
-        mean, std, order = (0.5,) * 3, (0.5,) * 3, "rgb"
-    else:  # "caffe": BGR, the mean subtracted, no scaling
-        mean, std, order = tuple(v / 255 for v in (103.939, 116.779, 123.68)), (1 / 255,) * 3, "bgr"
-    height, width = model.input_shape[1:3]
-    preprocessing = Preprocessing(height, width, 3, mean, std, color_order=order)
-    return Artifact(model, preprocessing, _labels(model, preprocessing))
-
-
 def read_images(paths: Sequence[str | os.PathLike[str]], channels: int) -> Iterator[tuple[Path, np.ndarray | str]]:
     """Reads image files one after another.
 
@@ -204,10 +124,8 @@ def read_split(split, artifact: Artifact, *, batch_size: int = 64) -> Iterator[t
         (float32 pixels [n, h, w, c], 0..255, int labels [n]), every example in order.
     """
     from keras_resnet.data.batches import evaluation_batches
-    from keras_resnet.prediction import model_predictor
 
-    pixels = model_predictor(artifact.model, artifact.preprocessing).pixels
-    for images, labels in evaluation_batches(split, pixels, batch_size=batch_size):
+    for images, labels in evaluation_batches(split, artifact.pixels, batch_size=batch_size):
         yield images.numpy(), labels.numpy()
 
 

@@ -32,6 +32,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_resnet import provenance
+from keras_resnet.artifact import class_names
 from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.data.transforms import normalize, resize_image
 from keras_resnet.errors import UserError, unknown_name
@@ -51,7 +52,6 @@ from keras_resnet.export.saved_model import PRECISION_OF, VERSION, write_saved_m
 from keras_resnet.export.serving import (
     READS_HEAD_BY,
     check_exportable,
-    classes_of,
     explained_scores,
     serving_network,
 )
@@ -169,7 +169,7 @@ def export(
     try:
         with atomic_directory(directory, overwrite=overwrite) as folder:
             source = to_float32(model)
-            names = classes_of(model, preprocessing)
+            names = class_names(preprocessing, model.outputs[0].shape[-1])
             save_model(source, folder / "model.keras", preprocessing)
             write_text(folder / "labels.txt", "".join(f"{name}\n" for name in names))
             write_json(folder / "preprocessing.json", preprocessing.to_dict())

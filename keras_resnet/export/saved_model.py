@@ -12,10 +12,11 @@ from pathlib import Path
 import keras
 import tensorflow as tf
 
+from keras_resnet.artifact import class_names
 from keras_resnet.data.decoding import decode_image
 from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.data.transforms import resize_image
-from keras_resnet.export.serving import check_exportable, class_activation, classes_of, serving_network
+from keras_resnet.export.serving import check_exportable, class_activation, serving_network
 from keras_resnet.storage import atomic_directory, save_model, write_json, write_text
 
 VERSION = "1"
@@ -50,7 +51,10 @@ def export_saved_model(
     with atomic_directory(directory, overwrite=overwrite) as folder:
         write_saved_model(model, preprocessing, folder / VERSION)
         save_model(model, folder / "model.keras", preprocessing)
-        write_text(folder / "labels.txt", "".join(f"{label}\n" for label in classes_of(model, preprocessing)))
+        write_text(
+            folder / "labels.txt",
+            "".join(f"{label}\n" for label in class_names(preprocessing, model.outputs[0].shape[-1])),
+        )
         write_json(folder / "preprocessing.json", preprocessing.to_dict())
     return Path(directory) / VERSION
 
@@ -91,7 +95,7 @@ def write_saved_model(
     network = serving_network(model, preprocessing, heatmap=heatmap, precision=precision)
     kernels = _variables_of(network)
     core = _shared_function(network, kernels)
-    names = classes_of(model, preprocessing)
+    names = class_names(preprocessing, model.outputs[0].shape[-1])
     labels, top = tf.constant(names), min(TOP, len(names))
     height, width, channels = preprocessing.height, preprocessing.width, preprocessing.channels
 

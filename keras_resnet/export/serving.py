@@ -223,11 +223,6 @@ def class_activation(features: tf.Tensor, kernel: tf.Tensor, target: tf.Tensor) 
     return tf.nn.relu(tf.reduce_sum(features * tf.gather(rows, target), axis=-1))
 
 
-def classes_of(model: keras.Model, preprocessing: Preprocessing) -> tuple[str, ...]:
-    """Returns the class names; numbers where the preprocessing has none."""
-    return preprocessing.labels or tuple(str(number) for number in range(model.outputs[0].shape[-1]))
-
-
 def gradient_heatmaps(model: keras.Model, images: np.ndarray, target: np.ndarray | None = None) -> np.ndarray:
     """Grad-CAM on the original network, by gradients: what the heat map in the graph is held to.
 

@@ -16,6 +16,7 @@ import keras
 import numpy as np
 
 from keras_resnet.applications import create_model
+from keras_resnet.artifact import artifact_of
 from keras_resnet.data.augmentation import get_augmentation
 from keras_resnet.data.batches import evaluation_batches, steps_per_epoch, training_batches
 from keras_resnet.data.folder import named_unreadable_files
@@ -26,7 +27,6 @@ from keras_resnet.errors import UserError
 from keras_resnet.evaluation import Evaluation, evaluate_model
 from keras_resnet.export.saved_model import export_saved_model
 from keras_resnet.models.registry import get_config
-from keras_resnet.prediction import model_predictor
 from keras_resnet.storage import check_writable, save_model, write_json
 from keras_resnet.training.callbacks import AveragedWeights, EpochRecords, StepBar, StopOnLostLoss
 from keras_resnet.training.checkpoints import (
@@ -167,7 +167,7 @@ def train(
             twin.optimizer.finalize_variable_values(twin.trainable_variables)
         copy_weights(twin, model)
         with named_unreadable_files(data.test):
-            test = evaluate_model(model_predictor(model, preprocessing), data.test)
+            test = evaluate_model(artifact_of(model, preprocessing), data.test)
 
         # What stays. The test metrics come last: they mark the run as finished.
         save_model(model, run.model, preprocessing)

@@ -173,7 +173,7 @@ def artifacts(tmp_path_factory):
         ("{run} --gallery --method gradcam,cam", "one method on one layer"),
         ("{run} --method activation_maximization", "name it with --target CLASS"),
         ("{artifacts}/gone {photos}/a.jpg", "There is no model at"),
-        ("{artifacts}/empty {photos}/a.jpg", "is no run directory"),
+        ("{artifacts}/empty {photos}/a.jpg", "is not a run directory"),
         ("{artifacts}/text.keras {photos}/a.jpg", "is not a complete .keras file"),
         ("{artifacts}/plain.keras {photos}/a.jpg", "brings no preprocessing"),
         ("{artifacts}/headless.keras {photos}/a.jpg", "no classification head"),

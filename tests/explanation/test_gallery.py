@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from keras_resnet.artifact import artifact_of
 from keras_resnet.data.sources import load_source
 from keras_resnet.errors import UserError
 from keras_resnet.explanation.gallery import choose_examples, make_gallery
-from keras_resnet.explanation.inputs import Artifact
 from keras_resnet.models.resnet import build_model
 
 
@@ -87,7 +87,7 @@ def data():
 def page(data):
     labels = ("<arrow> & co", *data.labels[1:])  # a name that HTML must not take for its own
     model = build_model("resnet8", input_shape=(16, 16, 3), num_classes=8)
-    artifact = Artifact(model, data.preprocessing(labels=labels), labels)
+    artifact = artifact_of(model, data.preprocessing(labels=labels))
     return make_gallery(artifact, data.test, title="What resnet8 looks at", scored=6, per_group=2, mean_of=2)
 
 
@@ -140,7 +140,7 @@ def test_examples_are_chosen_by_confidence():
 
 def test_other_classes_are_refused(data):
     model = build_model("resnet8", input_shape=(16, 16, 3), num_classes=3)
-    artifact = Artifact(model, data.preprocessing(labels=("a", "b", "c")), ("a", "b", "c"))
+    artifact = artifact_of(model, data.preprocessing(labels=("a", "b", "c")))
     with pytest.raises(UserError, match="8 classes, the model 3"):
         make_gallery(artifact, data.test, title="")
 

@@ -7,12 +7,12 @@ import keras
 import numpy as np
 import pytest
 
+from keras_resnet.artifact import artifact_of, load_artifact
 from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.errors import UserError
 from keras_resnet.export import pipeline
 from keras_resnet.export.pipeline import export
 from keras_resnet.models.resnet import build_model
-from keras_resnet.prediction import load_predictor, model_predictor
 
 
 def given(pixels, count=30):
@@ -51,9 +51,9 @@ def test_the_folder_holds_every_artifact_and_its_ledger(exported, model, pixels,
         assert "1 thread" in row["latency_ms"]
         assert all(timed["p90"] >= timed["median"] > 0 for timed in row["latency_ms"].values())
     assert "| int8" in (exported.directory / "README.md").read_text()
-    expected = model_predictor(model, preprocessing).predict(pixels[0].astype(np.float32))
+    expected = artifact_of(model, preprocessing).probabilities(pixels[0].astype(np.float32))
     for artifact in (exported.directory, exported.directory / "float32.tflite", exported.directory / "model.keras"):
-        found = load_predictor(artifact).predict(pixels[0].astype(np.float32))
+        found = load_artifact(artifact).probabilities(pixels[0].astype(np.float32))
         np.testing.assert_allclose(found, expected, atol=1e-4)  # the limit of exact formats
 
 

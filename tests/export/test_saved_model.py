@@ -10,13 +10,13 @@ import tensorflow as tf
 from PIL import Image
 from tensorflow.core.protobuf import saved_model_pb2
 
+from keras_resnet.artifact import load_artifact
 from keras_resnet.data.decoding import decode_image
 from keras_resnet.data.transforms import normalize, preprocess
 from keras_resnet.errors import UserError
 from keras_resnet.export import saved_model
 from keras_resnet.export.saved_model import export_saved_model, write_saved_model
 from keras_resnet.export.serving import gradient_heatmaps
-from keras_resnet.prediction import load_predictor
 
 
 @pytest.fixture(scope="module", params=["constants", "variables"])
@@ -166,7 +166,7 @@ def test_bfloat16_computes_every_convolution_so_and_halves_the_weights(
     for own, reference in zip(shown, gradient_heatmaps(model, prepared), strict=True):
         assert np.corrcoef(own.ravel(), reference.ravel())[0, 1] > 0.99
     images = pixels[0].astype(np.float32)
-    found = load_predictor(tmp_path / "bfloat16").predict(images)
+    found = load_artifact(tmp_path / "bfloat16").probabilities(images)
     np.testing.assert_allclose(found, answer["probabilities"], atol=1e-6)  # the same file, loaded once more
 
 
@@ -185,7 +185,7 @@ def test_the_recorded_preprocessing_must_not_be_contradicted(folder, tmp_path, p
     shutil.copytree(folder.parent, copy)
     write_json(copy / "preprocessing.json", dataclasses.replace(preprocessing, mean=(0.1, 0.1, 0.1)).to_dict())
     with pytest.raises(UserError, match=r"another preprocessing.*mean"):
-        load_predictor(copy)
+        load_artifact(copy)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])

@@ -13,6 +13,7 @@ from PIL import Image
 
 ai_edge_litert = pytest.importorskip("ai_edge_litert.interpreter")
 
+from keras_resnet.artifact import load_artifact  # noqa: E402
 from keras_resnet.data.transforms import normalize  # noqa: E402
 from keras_resnet.errors import UserError  # noqa: E402
 from keras_resnet.export.serving import gradient_heatmaps, serving_network  # noqa: E402
@@ -20,7 +21,6 @@ from keras_resnet.export.tflite import VARIANTS, convert  # noqa: E402
 from keras_resnet.export.tflite_file import read_operators, share_head  # noqa: E402
 from keras_resnet.export.tflite_metadata import add_metadata  # noqa: E402
 from keras_resnet.models.resnet import build_model  # noqa: E402
-from keras_resnet.prediction import load_predictor  # noqa: E402
 
 # How far a probability may be from float32's: rounding; half-precision weights; 8-bit weights; 8 bits everywhere.
 LARGEST_DIFFERENCE = {"float32": 1e-4, "float16": 1e-2, "dynamic": 0.1, "int8": 0.15, "int16x8": 0.1}
@@ -57,8 +57,8 @@ def test_every_variant_answers_as_the_network(variant, network, model, preproces
     images = pixels[0][:40].astype(np.float32)
     expected = tf.nn.softmax(model(normalize(images, preprocessing))).numpy()
 
-    predictor = load_predictor(path)
-    found = predictor.predict(images)
+    predictor = load_artifact(path)
+    found = predictor.probabilities(images)
 
     assert predictor.preprocessing == preprocessing
     assert np.abs(found - expected).max() <= LARGEST_DIFFERENCE[variant]
@@ -92,7 +92,7 @@ def test_batches_fixed_and_open(network, model, preprocessing, pixels, batch, tm
     (tmp_path / "x.tflite").write_bytes(contents)
     images = pixels[0][:6].astype(np.float32)  # not a multiple of four
     expected = tf.nn.softmax(model(normalize(images, preprocessing))).numpy()
-    np.testing.assert_allclose(load_predictor(tmp_path / "x.tflite").predict(images), expected, atol=1e-4)
+    np.testing.assert_allclose(load_artifact(tmp_path / "x.tflite").probabilities(images), expected, atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -202,20 +202,17 @@ def test_broken_files_are_refused(tmp_path, preprocessing, int8):
     for name, contents in (("empty", b""), ("cut", int8[: len(int8) // 3]), ("noise", os.urandom(2000))):
         (tmp_path / f"{name}.tflite").write_bytes(contents)
         with pytest.raises(UserError, match="not a complete"):  # and not that its preprocessing is missing
-            load_predictor(tmp_path / f"{name}.tflite")
+            load_artifact(tmp_path / f"{name}.tflite")
         (tmp_path / f"{name}.preprocessing.json").write_text(json.dumps(preprocessing.to_dict()))
         with pytest.raises(UserError, match=name):
-            load_predictor(tmp_path / f"{name}.tflite")
+            load_artifact(tmp_path / f"{name}.tflite")
 
 
 def test_a_file_of_something_else_is_refused(tmp_path, preprocessing):
     numbers = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
     (tmp_path / "numbers.tflite").write_bytes(tf.lite.TFLiteConverter.from_keras_model(numbers).convert())
-    with pytest.raises(UserError, match="no preprocessing beside it"):
-        load_predictor(tmp_path / "numbers.tflite")
-    (tmp_path / "numbers.preprocessing.json").write_text(json.dumps(preprocessing.to_dict()))
     with pytest.raises(UserError, match="takes no images"):
-        load_predictor(tmp_path / "numbers.tflite")
+        load_artifact(tmp_path / "numbers.tflite")
 
 
 def test_the_other_quantizer(network, preprocessing, pixels, model, calibration, tmp_path):
@@ -225,7 +222,7 @@ def test_the_other_quantizer(network, preprocessing, pixels, model, calibration,
     for variant in ("dynamic", "int8"):
         contents = convert(network, variant, calibration=calibration, quantizer="litert", io_type="int8")
         (tmp_path / "x.tflite").write_bytes(add_metadata(contents, preprocessing, preprocessing.labels, name="x"))
-        found = load_predictor(tmp_path / "x.tflite").predict(images)
+        found = load_artifact(tmp_path / "x.tflite").probabilities(images)
         assert np.abs(found - expected).max() <= LARGEST_DIFFERENCE[variant]
     with pytest.raises(UserError, match="int8 input and output only"):
         convert(network, "int8", calibration=calibration, quantizer="litert")

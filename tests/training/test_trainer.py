@@ -9,8 +9,8 @@ import keras
 import numpy as np
 import pytest
 
+from keras_resnet.artifact import load_artifact
 from keras_resnet.errors import UserError
-from keras_resnet.prediction import load_predictor
 from keras_resnet.storage import load_model
 from keras_resnet.training import callbacks
 from keras_resnet.training.recipes import Recipe
@@ -123,7 +123,7 @@ def test_the_stored_model_is_of_built_in_float32_layers(finished):
 
 
 def test_the_saved_model_needs_tensorflow_alone(finished, tmp_path):
-    predictor = load_predictor(finished.path)
+    predictor = load_artifact(finished.path)
     images = np.random.default_rng(0).uniform(0, 255, (5, 8, 8, 1)).astype("float32")
     np.save(tmp_path / "images.npy", images)
     code = """
@@ -142,7 +142,7 @@ np.save(sys.argv[3], probabilities)
         cwd=tmp_path,
     )
     # The same operators with the same weights; the batch may be cut differently among threads.
-    np.testing.assert_allclose(np.load(tmp_path / "out.npy"), predictor.predict(images), atol=1e-5)
+    np.testing.assert_allclose(np.load(tmp_path / "out.npy"), predictor.probabilities(images), atol=1e-5)
     served = finished.saved_model.parent
     assert sorted(os.listdir(served)) == ["1", "labels.txt", "model.keras", "preprocessing.json"]
     assert (served / "labels.txt").read_text().split() == list(predictor.labels)
@@ -151,7 +151,9 @@ np.save(sys.argv[3], probabilities)
     weights = 4 * keras.saving.load_model(finished.path / "model.keras").count_params()
     assert variables < 1.2 * weights
     for artifact in (served, finished.saved_model, served / "model.keras"):
-        np.testing.assert_allclose(load_predictor(artifact).predict(images), predictor.predict(images), atol=1e-5)
+        np.testing.assert_allclose(
+            load_artifact(artifact).probabilities(images), predictor.probabilities(images), atol=1e-5
+        )
 
 
 def test_a_finished_run_is_not_overwritten_unasked(recipe, finished, folders):
