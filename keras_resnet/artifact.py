@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from keras_resnet import runtimes
+from keras_resnet.archives import DAMAGED_ARCHIVE, read_member
 from keras_resnet.data.images import is_shown
 from keras_resnet.data.preprocessing import Preprocessing
-from keras_resnet.errors import DAMAGED_ARCHIVE, UserError, unknown_name
-from keras_resnet.storage import load_model, read_json, read_member
+from keras_resnet.errors import UserError, unknown_name
+from keras_resnet.storage import load_model, read_json
 
 if TYPE_CHECKING:
     import keras

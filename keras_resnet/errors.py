@@ -5,24 +5,7 @@ standard error and exit code 2; everything else keeps its traceback, because it 
 """
 
 import difflib
-import zipfile
-import zlib
 from collections.abc import Iterable
-
-# What Python's zipfile, zlib and NumPy raise on a damaged archive, depending on the byte that is wrong: a bad
-# directory, an unknown method (NotImplementedError), an "encrypted" member (RuntimeError), a size in the terabytes.
-DAMAGED_ARCHIVE = (
-    OSError,
-    ValueError,
-    KeyError,
-    TypeError,
-    AttributeError,
-    EOFError,
-    RuntimeError,
-    MemoryError,
-    zlib.error,
-    zipfile.BadZipFile,
-)
 
 
 class UserError(ValueError):

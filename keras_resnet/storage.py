@@ -20,6 +20,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from keras_resnet.archives import MAX_JSON_BYTES, check_sizes, megabytes, read_member
 from keras_resnet.errors import UserError
 from keras_resnet.models.deep_graphs import deep_graphs
 
@@ -30,8 +31,6 @@ if TYPE_CHECKING:
 
 # The member of a .keras file (a zip archive) that holds the preprocessing. Keras ignores members it does not know.
 PREPROCESSING_MEMBER = "preprocessing.json"
-# Settings and ledgers take kilobytes; 22,000 class names about one megabyte.
-MAX_JSON_BYTES = 16 << 20
 
 # Names of what is being written: ".HOST-PROCESS-TOKEN.tmp-NAME", and ".old-NAME" for what it replaces.
 _HOST = hashlib.sha256(socket.gethostname().encode()).hexdigest()[:6]
@@ -165,7 +164,7 @@ def read_json(path: str | os.PathLike[str]) -> Any:
     try:
         size = os.path.getsize(path)
         if size > MAX_JSON_BYTES:
-            raise UserError(f"{path} must have at most {_megabytes(MAX_JSON_BYTES)}, got {_megabytes(size)}.")
+            raise UserError(f"{path} must have at most {megabytes(MAX_JSON_BYTES)}, got {megabytes(size)}.")
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except UserError:
         raise
@@ -225,7 +224,7 @@ def check_writable(directory: str | os.PathLike[str], needed_bytes: int = 0) -> 
         free = shutil.disk_usage(directory).free
     if free < needed_bytes:
         raise UserError(
-            f"{directory} needs {_megabytes(needed_bytes)} of disk space, {_megabytes(free)} are free. "
+            f"{directory} needs {megabytes(needed_bytes)} of disk space, {megabytes(free)} are free. "
             "Free some space or name another folder."
         )
 
@@ -301,32 +300,6 @@ def load_model(path: str | os.PathLike[str]) -> "tuple[keras.Model, Preprocessin
     return model, preprocessing
 
 
-def check_sizes(archive: zipfile.ZipFile) -> None:
-    """Refuses a zip archive that claims to unpack to far more than it holds, before anything is unpacked.
-
-    Raises:
-        zipfile.BadZipFile: It claims more than 100 times its packed size.
-    """
-    packed = sum(member.compress_size for member in archive.infolist())
-    claimed = sum(member.file_size for member in archive.infolist())
-    if claimed > 100 * packed + MAX_JSON_BYTES:
-        raise zipfile.BadZipFile(f"it claims {_megabytes(claimed)} in {_megabytes(packed)}")
-
-
-def read_member(archive: zipfile.ZipFile, name: str) -> bytes | None:
-    """Returns a text of an archive; None where there is no such member.
-
-    Raises:
-        zipfile.BadZipFile: It is larger than any text that belongs there.
-    """
-    if name not in archive.namelist():
-        return None
-    size = archive.getinfo(name).file_size
-    if size > MAX_JSON_BYTES:
-        raise zipfile.BadZipFile(f"{name} has {_megabytes(size)}")
-    return archive.read(name)
-
-
 def _unfinished_name(kind: str, name: str) -> str:
     return f".{_HOST}-{os.getpid()}-{secrets.token_hex(4)}.{kind}-{name}"
 
@@ -372,7 +345,3 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
-
-
-def _megabytes(count: int) -> str:
-    return f"{count / 1e6:,.1f} MB"

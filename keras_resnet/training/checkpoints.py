@@ -18,8 +18,9 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from keras_resnet.errors import DAMAGED_ARCHIVE, UserError
-from keras_resnet.storage import atomic_file, check_sizes
+from keras_resnet.archives import DAMAGED_ARCHIVE, check_sizes
+from keras_resnet.errors import UserError
+from keras_resnet.storage import atomic_file
 
 KEPT = 2
 _NAME = re.compile(r"epoch-(\d{5})\.npz")

@@ -248,3 +248,14 @@ def test_damaged_archives_are_refused_by_name(tmp_path):
         except UserError:
             refused += 1
     assert refused > 200
+
+
+def test_a_small_archive_that_claims_much_memory_is_refused_before_it_is_read(tmp_path):
+    images, labels = np.zeros((12, 8, 8, 1), np.uint8), np.arange(12) % 3
+    path = tmp_path / "a.npz"
+    np.savez_compressed(
+        path, x_train=np.zeros((4000, 300, 300, 1), np.uint8), y_train=labels, x_test=images, y_test=labels
+    )
+    assert path.stat().st_size < 1e6  # of 360 MB
+    with pytest.raises(UserError, match="complete NumPy archive"):
+        load_source(f"npz:{path}")
