@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def build_parser(verb: str, description: str) -> entry.Parser:
     """Returns the parser of one benchmark, with the flags that all of them have."""
     parser = entry.Parser(prog=f"benchmark.py {verb}", description=description)
-    parser.add_argument("--json", action="store_true", default=False, help="one JSON object instead of a table")
+    parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
     parser.add_argument("--results", metavar="FILE.csv", help="append the figures as rows to this file")
     return parser
 
@@ -58,7 +58,7 @@ def report(verb: str, rows: list[dict[str, Any]], arguments: argparse.Namespace,
         widths = [max(map(len, column)) for column in zip(heads, *cells, strict=True)]
         for line in (heads, *cells):
             print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
-    if hasattr(arguments, "results"):
+    if arguments.results:
         command = provenance.command("benchmark.py", [verb, *(sys.argv[2:] if given is None else given)])
         for row in rows:
             append_row(arguments.results, {"command": command, **row, **provenance.result_row()})
@@ -72,18 +72,15 @@ def benchmark_training(argv: Sequence[str] | None = None) -> int:
         "and the same layers in plain Keras with model.fit on arrays in memory.",
     )
     parser.add_argument("--model", default="resnet20", help="network, a name of the model table")
-    parser.add_argument("--batch-size", type=int, default=128, help="images a step")
-    parser.add_argument("--image-size", type=int, help="side of the images; default: the network's")
-    parser.add_argument("--steps", type=int, default=12, help="steps a round")
-    parser.add_argument("--rounds", type=int, default=5, help="rounds; the median counts")
+    parser.add_argument("--batch-size", type=entry.positive_int, default=128, help="images a step")
+    parser.add_argument("--image-size", type=entry.positive_int, help="side of the images; default: the network's")
+    parser.add_argument("--steps", type=entry.at_least(3), default=12, help="steps a round; the first is not timed")
+    parser.add_argument("--rounds", type=entry.positive_int, default=5, help="rounds; the median counts")
     parser.add_argument("--precision", default="float32", help="precision of our training")
     return entry.run(lambda arguments: _benchmark_training(arguments, argv), parser, argv)
 
 
 def _benchmark_training(arguments: argparse.Namespace, given: Sequence[str] | None) -> None:
-    _check_positive(arguments, "batch_size", "image_size", "rounds")
-    if arguments.steps < 3:
-        raise UserError(f"--steps must be at least 3 (the first is not timed), got {arguments.steps}.")
     config = get_config(arguments.model)
 
     from keras_resnet.distribution import require_tensorflow
@@ -95,7 +92,7 @@ def _benchmark_training(arguments: argparse.Namespace, given: Sequence[str] | No
     from keras_resnet.data.dataset import DatasetSpec
     from keras_resnet.training.recipes import Recipe
 
-    side = getattr(arguments, "image_size", config.input_shape[0])
+    side = arguments.image_size or config.input_shape[0]
     count = arguments.batch_size * arguments.steps
     random = np.random.default_rng(0)
     classes = min(10, count)
@@ -238,8 +235,8 @@ def _benchmark_input(arguments: argparse.Namespace, given: Sequence[str] | None)
 
     require_tensorflow()
     with tempfile.TemporaryDirectory() as drawn:
-        small = getattr(arguments, "small_folder", None) or _draw_folder(Path(drawn) / "small", 1500, (32, 32))
-        photos = getattr(arguments, "photo_folder", None) or _draw_folder(Path(drawn) / "photos", 150, (375, 500))
+        small = arguments.small_folder or _draw_folder(Path(drawn) / "small", 1500, (32, 32))
+        photos = arguments.photo_folder or _draw_folder(Path(drawn) / "photos", 150, (375, 500))
         cases = (
             ("digits", "digits", "resnet8", 64, None),
             ("32×32 JPEGs", f"folder:{small}", arguments.small_model, 128, 32),
@@ -300,16 +297,15 @@ def benchmark_export(argv: Sequence[str] | None = None) -> int:
         "OpenVINO (where installed), and .tflite files beside the one that from_keras_model writes. Weights are drawn.",
     )
     parser.add_argument("--models", nargs="+", default=["resnet50", "resnet20"], help="networks of the model table")
-    parser.add_argument("--batches", nargs="+", type=int, default=[1, 32], help="batches of the server formats")
-    parser.add_argument("--turns", type=int, default=15, help="turns; medians count")
-    parser.add_argument("--threads", type=int, default=2, help="threads of the .tflite files")
+    parser.add_argument(
+        "--batches", nargs="+", type=entry.positive_int, default=[1, 32], help="batches of the server formats"
+    )
+    parser.add_argument("--turns", type=entry.positive_int, default=15, help="turns; medians count")
+    parser.add_argument("--threads", type=entry.positive_int, default=2, help="threads of the .tflite files")
     return entry.run(lambda arguments: _benchmark_export(arguments, argv), parser, argv)
 
 
 def _benchmark_export(arguments: argparse.Namespace, given: Sequence[str] | None) -> None:
-    _check_positive(arguments, "turns", "threads")
-    if min(arguments.batches) < 1:
-        raise UserError(f"--batches must be at least 1, got {min(arguments.batches)}.")
     configs = [get_config(model) for model in arguments.models]
 
     from keras_resnet.distribution import require_tensorflow
@@ -369,9 +365,3 @@ def _draw_folder(folder: Path, count: int, size: tuple[int, int]) -> Path:
         coarse = Image.fromarray(random.integers(0, 256, (size[0] // 8, size[1] // 8, 3), np.uint8))
         coarse.resize(size[::-1], Image.Resampling.BICUBIC).save(place / f"{number:05d}.jpg", quality=90)
     return folder
-
-
-def _check_positive(arguments: argparse.Namespace, *names: str) -> None:
-    for name in names:
-        if getattr(arguments, name, 1) < 1:
-            raise UserError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(arguments, name)}.")

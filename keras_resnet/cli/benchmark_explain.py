@@ -7,7 +7,6 @@ from statistics import median
 
 from keras_resnet.cli import entry
 from keras_resnet.cli.benchmark import build_parser, report
-from keras_resnet.errors import UserError
 from keras_resnet.models.registry import get_config
 from keras_resnet.progress import Progress
 
@@ -23,18 +22,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         "random: neither changes what a map costs.",
     )
     parser.add_argument("--model", default="resnet50", help="network, a name of the model table")
-    parser.add_argument("--image-size", type=int, help="side of the images; default: the network's")
-    parser.add_argument("--batch-size", type=int, default=32, help="images in the batch")
-    parser.add_argument("--rounds", type=int, default=7, help="rounds; the median counts")
+    parser.add_argument("--image-size", type=entry.positive_int, help="side of the images; default: the network's")
+    parser.add_argument("--batch-size", type=entry.positive_int, default=32, help="images in the batch")
+    parser.add_argument("--rounds", type=entry.positive_int, default=7, help="rounds; the median counts")
     return entry.run(lambda arguments: _benchmark(arguments, argv), parser, argv)
 
 
 def _benchmark(arguments: argparse.Namespace, given: Sequence[str] | None) -> None:
     config = get_config(arguments.model)
-    side = getattr(arguments, "image_size", config.input_shape[0])
-    for name, value in (("image-size", side), ("batch-size", arguments.batch_size), ("rounds", arguments.rounds)):
-        if value < 1:
-            raise UserError(f"--{name} must be at least 1, got {value}.")
+    side = arguments.image_size or config.input_shape[0]
 
     from keras_resnet.distribution import require_tensorflow
 

@@ -31,15 +31,19 @@ def build_parser() -> entry.Parser:
     parser.add_argument("output", help="what to write: NAME.keras, or NAME.pth and the like for PyTorch")
     parser.add_argument("--model", metavar="NAME", help="the network; not needed for a .keras file of ours")
     parser.add_argument("--to", choices=tuple(TARGETS), help="what to write; default: as OUTPUT's suffix says")
-    parser.add_argument("--num-classes", type=int, metavar="N", help="width of the logits; default: the source's")
-    parser.add_argument("--channels", type=int, metavar="N", help="channels of the input; default: the source's")
+    parser.add_argument(
+        "--num-classes", type=entry.positive_int, metavar="N", help="width of the logits; default: the source's"
+    )
+    parser.add_argument(
+        "--channels", type=entry.positive_int, metavar="N", help="channels of the input; default: the source's"
+    )
     parser.add_argument("--head", choices=HEADS, default="auto", help="new: do not take the source's classifier")
     parser.add_argument(
         "--preprocessing-of", metavar="TAG", help="published weights with whose preprocessing the source was trained"
     )
     parser.add_argument("--labels", type=Path, metavar="FILE", help="class names, one a line, in the logits' order")
     parser.add_argument("--naming", choices=NAMINGS, help="spelling of a state dict's names; default: the usual one")
-    parser.add_argument("--json", action="store_true", default=False, help="one JSON object")
+    parser.add_argument("--json", action="store_true", help="one JSON object")
     return parser
 
 
@@ -49,21 +53,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _convert(arguments: argparse.Namespace) -> None:
-    given = vars(arguments)
-    model = given.get("model")
+    model = arguments.model
     if model is not None:
         get_config(model)
     elif not arguments.source.endswith(".keras"):
         raise UserError("Name the network with --model, for example --model resnet50.")
     suffix = Path(arguments.output).suffix
-    if "to" in given and suffix not in TARGETS[arguments.to]:
+    if arguments.to and suffix not in TARGETS[arguments.to]:
         raise UserError(
             f"--to {arguments.to} writes {', '.join(TARGETS[arguments.to])}. Received {arguments.output!r}."
         )
-    for flag in ("num_classes", "channels"):
-        if given.get(flag, 1) < 1:
-            raise UserError(f"--{flag.replace('_', '-')} must be at least 1, got {given[flag]}.")
-    labels = _read_labels(arguments.labels) if "labels" in given else ()
+    labels = _read_labels(arguments.labels) if arguments.labels else ()
 
     from keras_resnet.distribution import require_tensorflow
 
@@ -74,12 +74,12 @@ def _convert(arguments: argparse.Namespace) -> None:
         arguments.source,
         arguments.output,
         model_name=model,
-        num_classes=given.get("num_classes"),
-        channels=given.get("channels"),
+        num_classes=arguments.num_classes,
+        channels=arguments.channels,
         head=arguments.head,
-        preprocessing_of=given.get("preprocessing_of"),
+        preprocessing_of=arguments.preprocessing_of,
         labels=labels,
-        naming=given.get("naming"),
+        naming=arguments.naming,
     )
     if arguments.json:
         print(json.dumps(dataclasses.asdict(done), ensure_ascii=False))

@@ -9,6 +9,7 @@ import argparse
 import contextlib
 import importlib
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -30,8 +31,7 @@ class Parser(argparse.ArgumentParser):
         super().__init__(
             **{
                 "allow_abbrev": False,
-                "formatter_class": argparse.ArgumentDefaultsHelpFormatter,
-                "argument_default": argparse.SUPPRESS,
+                "formatter_class": _HelpFormatter,
                 **options,
             }
         )
@@ -52,7 +52,33 @@ class Parser(argparse.ArgumentParser):
             raise unknown_name(f"value of {kind}", value, map(str, action.choices))
 
     def error(self, message: str) -> NoReturn:
+        message = re.sub(r"^argument (\S+): (must .*)", r"\1 \2", message)
         raise UserError(f"{message[0].upper()}{message[1:]}. See {self.prog} --help.")
+
+
+class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Names a default where there is one to name."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default in (None, False, []) else super()._get_help_string(action)
+
+
+def at_least(lowest: int) -> Callable[[str], int]:
+    """Returns an argument type: whole numbers from `lowest` on."""
+
+    def whole_number(text: str) -> int:
+        try:
+            number = int(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"must be a whole number, got {text!r}") from None
+        if number < lowest:
+            raise argparse.ArgumentTypeError(f"must be at least {lowest}, got {number}")
+        return number
+
+    return whole_number
+
+
+positive_int = at_least(1)
 
 
 def run(command: Callable[[argparse.Namespace], int | None], parser: Parser, argv: Sequence[str] | None) -> int:

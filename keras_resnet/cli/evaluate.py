@@ -21,13 +21,13 @@ def build_parser() -> entry.Parser:
     parser.add_argument("--dataset", help="data set; default: the one that the run was trained on")
     parser.add_argument("--data-dir", metavar="FOLDER", help="folder of the data set")
     parser.add_argument("--split", choices=SPLITS, default="test", help="which examples")
-    parser.add_argument("--batch-size", type=int, default=128, help="examples at a time")
+    parser.add_argument("--batch-size", type=entry.positive_int, default=128, help="examples at a time")
     parser.add_argument("--bad-images", choices=("stop", "skip"), default="stop", help="unreadable images")
     parser.add_argument("--seed", type=int, default=0, help="seed of the split, for data sets that have none")
     parser.add_argument(
         "--output", metavar="FILE.json", help="where to write the metrics; default: evaluation.json in the run"
     )
-    parser.add_argument("--json", action="store_true", default=False, help="one JSON object instead of a table")
+    parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
     return parser
 
 
@@ -41,8 +41,6 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     if not model.exists():
         raise UserError(f"There is no model at {model}. Give a run directory, .keras, SavedModel or .tflite.")
     dataset = dataset_name(arguments, "what to evaluate on")
-    if arguments.batch_size < 1:
-        raise UserError(f"--batch-size must be at least 1, got {arguments.batch_size}.")
 
     from keras_resnet.distribution import require_tensorflow
 
@@ -64,7 +62,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     evaluation = evaluate_model(artifact, split, batch_size=arguments.batch_size, progress=progress.step)
     progress.clear()
     record = {"model": str(model), "dataset": dataset, "split": arguments.split, **evaluation.to_dict()}
-    output = getattr(arguments, "output", None) or (model / "evaluation.json" if settings_of_run(model) else None)
+    output = arguments.output or (model / "evaluation.json" if settings_of_run(model) else None)
     if output is not None:
         write_json(output, record)
     if arguments.json:

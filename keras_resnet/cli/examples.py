@@ -39,7 +39,7 @@ def dataset_name(arguments: argparse.Namespace, purpose: str) -> str:
     Raises:
         UserError: There is neither, or no source has that name.
     """
-    name = getattr(arguments, "dataset", None) or settings_of_run(arguments.model).get("dataset")
+    name = arguments.dataset or settings_of_run(arguments.model).get("dataset")
     if name is None:
         raise UserError(f"{arguments.model} is no run directory, so --dataset must say {purpose}.")
     entry.check_data_set(name)
@@ -73,7 +73,7 @@ def load_examples(
     own = settings if settings.get("dataset") == name else {}
     data = load_source(
         name,
-        data_dir=getattr(arguments, "data_dir", None) or own.get("data_dir"),
+        data_dir=arguments.data_dir or own.get("data_dir"),
         image_size=image_size,
         seed=own.get("seed", 0) if own else arguments.seed,
         bad_images=own.get("bad_images", "stop") if own else bad_images,

@@ -43,26 +43,30 @@ def build_parser() -> entry.Parser:
     maps.add_argument("--layer", default="features", metavar="NAME[,NAME…]", help="layers to draw on")
     maps.add_argument("--combine", choices=COMBINATIONS, default="mean", help="how several layers' maps become one")
     maps.add_argument("--smooth", choices=SMOOTHINGS, default="none", help="test-time smoothing")
-    maps.add_argument("--steps", type=int, metavar="N", help="steps of integrated gradients (32), or of drawing (100)")
-    maps.add_argument("--seed", type=int, default=0, help="seed of noise and of drawing")
-    maps.add_argument("--batch-size", type=int, default=32, help="images at a time")
     maps.add_argument(
-        "--max-batch", type=int, default=64, metavar="N",
+        "--steps", type=entry.positive_int, metavar="N", help="steps of integrated gradients (32), or of drawing (100)"
+    )
+    maps.add_argument("--seed", type=int, default=0, help="seed of noise and of drawing")
+    maps.add_argument("--batch-size", type=entry.positive_int, default=32, help="images at a time")
+    maps.add_argument(
+        "--max-batch", type=entry.positive_int, default=64, metavar="N",
         help="changed images in one pass at most, which bounds the memory of Score-CAM, Ablation-CAM and occlusion",
     )  # fmt: skip
     output = parser.add_argument_group("output")
     output.add_argument("--output", default="explanations", metavar="FOLDER", help="where files are written")
-    output.add_argument("--grid", action="store_true", default=False, help="methods × images on one sheet, too")
-    output.add_argument("--npy", action="store_true", default=False, help="maps as .npy arrays, too")
-    output.add_argument("--json", action="store_true", default=False, help="one JSON object on standard output")
-    output.add_argument("--list", action="store_true", default=False, help="name the methods and the model's layers")
+    output.add_argument("--grid", action="store_true", help="methods × images on one sheet, too")
+    output.add_argument("--npy", action="store_true", help="maps as .npy arrays, too")
+    output.add_argument("--json", action="store_true", help="one JSON object on standard output")
+    output.add_argument("--list", action="store_true", help="name the methods and the model's layers")
     scores = parser.add_argument_group("scores and gallery")
-    scores.add_argument("--score", action="store_true", default=False, help="score the methods beside two baselines")
-    scores.add_argument("--gallery", action="store_true", default=False, help="one HTML page: what the model looks at")
+    scores.add_argument("--score", action="store_true", help="score the methods beside two baselines")
+    scores.add_argument("--gallery", action="store_true", help="one HTML page: what the model looks at")
     scores.add_argument("--dataset", help="examples to score or show; default: those that the run was trained on")
     scores.add_argument("--data-dir", metavar="FOLDER", help="folder of the data set")
     scores.add_argument("--split", choices=("train", "validation", "test"), default="test", help="which examples")
-    scores.add_argument("--limit", type=int, default=128, metavar="N", help="examples to score, spread over the split")
+    scores.add_argument(
+        "--limit", type=entry.positive_int, default=128, metavar="N", help="examples to score, spread over the split"
+    )
     scores.add_argument("--results", metavar="FILE.csv", help="append a row for each scored method to this file")
     return parser
 
@@ -74,11 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _explain(arguments: argparse.Namespace, given: list[str]) -> int:
-    for flag in ("batch_size", "max_batch", "limit", "steps"):
-        value = getattr(arguments, flag, None)
-        if value is not None and value < 1:
-            raise UserError(f"--{flag.replace('_', '-')} must be at least 1, got {value}.")
-    if getattr(arguments, "dataset", None):
+    if arguments.dataset:
         entry.check_data_set(arguments.dataset)
     drawn = MAXIMIZE in arguments.method.split(",")
     if not (arguments.images or arguments.score or arguments.gallery or arguments.list or drawn):
@@ -101,7 +101,7 @@ def _explain(arguments: argparse.Namespace, given: list[str]) -> int:
     target = _target(arguments.target, classifier, artifact)
     check_writable(arguments.output)
     options = {"max_batch": arguments.max_batch, "batch_size": arguments.batch_size, "smooth": arguments.smooth}
-    if getattr(arguments, "steps", None):
+    if arguments.steps:
         options["steps"] = arguments.steps
 
     record: dict = {"model": arguments.model}
@@ -285,7 +285,7 @@ def _maximize(arguments, artifact, target) -> dict:
     progress.begin("activation maximisation", None, "steps")
     pixels = maximize_activation(
         artifact.model, target, preprocessing=artifact.preprocessing, seed=arguments.seed, progress=progress.reach,
-        steps=getattr(arguments, "steps", 100),
+        steps=arguments.steps or 100,
     )  # fmt: skip
     progress.clear()
     file = Path(arguments.output) / _file_name(Path("class"), label, MAXIMIZE, set())
@@ -350,7 +350,7 @@ def _score(arguments, given, artifact, methods, layers, target, options) -> tupl
     )  # fmt: skip
     if not arguments.json:
         _print_scores(scores)
-    if getattr(arguments, "results", None):
+    if arguments.results:
         for score in scores:
             row = {
                 "command": provenance.command("explain.py", given),

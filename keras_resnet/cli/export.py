@@ -47,8 +47,12 @@ def build_parser() -> entry.Parser:
     parser.add_argument("--preprocessing", metavar="FILE.json", help="for a model that brings none")
     parser.add_argument("--dataset", help="data set for calibration and ledger; default: the run's")
     parser.add_argument("--data-dir", metavar="FOLDER", help="folder of the data set")
-    parser.add_argument("--calibration", type=int, default=200, metavar="N", help="training images to calibrate with")
-    parser.add_argument("--parity", type=int, default=500, metavar="N", help="validation images of the ledger")
+    parser.add_argument(
+        "--calibration", type=entry.positive_int, default=200, metavar="N", help="training images to calibrate with"
+    )
+    parser.add_argument(
+        "--parity", type=entry.positive_int, default=500, metavar="N", help="validation images of the ledger"
+    )
     parser.add_argument(
         "--parity-images",
         metavar="FOLDER",
@@ -72,9 +76,9 @@ def build_parser() -> entry.Parser:
         help="add the heat map of the most probable class, or of the class that a second input names",
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of the drawn images")
-    parser.add_argument("--overwrite", action="store_true", default=False, help="replace an existing folder")
-    parser.add_argument("--allow-drop", action="store_true", default=False, help="keep artifacts beyond their limits")
-    parser.add_argument("--json", action="store_true", default=False, help="one JSON object instead of a table")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing folder")
+    parser.add_argument("--allow-drop", action="store_true", help="keep artifacts beyond their limits")
+    parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
     return parser
 
 
@@ -86,18 +90,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _export(arguments: argparse.Namespace) -> int:
     formats = _formats(arguments.formats)
     batch = _batch(arguments.batch)
-    for flag in ("calibration", "parity"):
-        if getattr(arguments, flag) < 1:
-            raise UserError(f"--{flag} must be at least 1, got {getattr(arguments, flag)}.")
     model_file = _model_file(arguments)
-    given = getattr(arguments, "parity_images", None)
+    given = arguments.parity_images
     dataset = None
     # Images of a folder are enough to compare with, but not to calibrate with.
-    if given is None or set(formats) & set(CALIBRATED) or hasattr(arguments, "dataset"):
+    if given is None or set(formats) & set(CALIBRATED) or arguments.dataset:
         dataset = dataset_name(arguments, "which images to calibrate and compare with")
     if given is not None and not Path(given).is_dir():
         raise UserError(f"--parity-images must be a folder, got {given!r}.")
-    output = Path(getattr(arguments, "output", None) or Path("saved_models") / _name(arguments.model))
+    output = Path(arguments.output or Path("saved_models") / _name(arguments.model))
     if output.exists() and not arguments.overwrite:
         raise UserError(f"{output} exists already. Name another --output or allow --overwrite.")
 
@@ -114,8 +115,9 @@ def _export(arguments: argparse.Namespace) -> int:
         model = create_model(arguments.model, weights=arguments.weights)
     else:
         model, _ = load_model(model_file)
-    file = getattr(arguments, "preprocessing", None)
-    preprocessing = Preprocessing.from_dict(read_json(file)) if file else getattr(model, "preprocessing", None)
+    preprocessing = getattr(model, "preprocessing", None)
+    if arguments.preprocessing:
+        preprocessing = Preprocessing.from_dict(read_json(arguments.preprocessing))
     if preprocessing is None:
         raise UserError(f"{arguments.model} brings no preprocessing. Give --preprocessing FILE.json.")
     options = {}
@@ -143,8 +145,8 @@ def _export(arguments: argparse.Namespace) -> int:
         preprocessing=preprocessing,
         overwrite=arguments.overwrite,
         allow_drop=arguments.allow_drop,
-        with_heatmap=hasattr(arguments, "with_heatmap"),
-        heatmap_target=getattr(arguments, "with_heatmap", "top"),
+        with_heatmap=arguments.with_heatmap is not None,
+        heatmap_target=arguments.with_heatmap or "top",
         quantizer=arguments.quantizer,
         batch=batch,
         io_type=arguments.io_type,
@@ -191,12 +193,11 @@ def _model_file(arguments: argparse.Namespace) -> Path | None:
     from keras_resnet.models.registry import REGISTRY
 
     path = Path(arguments.model)
-    has_weights = hasattr(arguments, "weights")
     if arguments.model in REGISTRY and not path.exists():
-        if not has_weights:
+        if not arguments.weights:
             raise UserError(f"An untrained network is not exported: name weights of {arguments.model} by --weights.")
         return None
-    if has_weights:
+    if arguments.weights:
         raise UserError(f"--weights goes with a name of the model table, got {arguments.model!r}.")
     if path.is_dir():
         if not (path / "model.keras").is_file():

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from keras_resnet.cli import entry
 
 VERBS = {
-    "train": ("keras_resnet.cli.train:main", "train a network; the same command goes on with an interrupted run"),
+    "train": ("keras_resnet.cli.train:main", "train a network; the same command resumes an interrupted run"),
     "evaluate": ("keras_resnet.cli.evaluate:main", "exact metrics of a model over every example"),
     "predict": ("keras_resnet.cli.predict:main", "label and probability for image files"),
     "export": ("keras_resnet.cli.export:main", "SavedModel, .tflite, ONNX, OpenVINO, each checked against its source"),

@@ -13,8 +13,8 @@ def build_parser() -> entry.Parser:
     """Builds the parser; imports nothing heavy."""
     parser = entry.Parser(prog="keras-resnet models", description=__doc__)
     parser.add_argument("pattern", nargs="?", default="*", help='shell-style pattern, for example "resnet*d"')
-    parser.add_argument("--names", action="store_true", default=False, help="names only, at once: nothing is built")
-    parser.add_argument("--json", action="store_true", default=False, help="one JSON object")
+    parser.add_argument("--names", action="store_true", help="names only, at once: nothing is built")
+    parser.add_argument("--json", action="store_true", help="one JSON object")
     return parser
 
 

@@ -6,7 +6,6 @@ import sys
 from collections.abc import Sequence
 
 from keras_resnet.cli import entry
-from keras_resnet.errors import UserError
 
 
 def build_parser() -> entry.Parser:
@@ -18,9 +17,9 @@ def build_parser() -> entry.Parser:
     )
     parser.add_argument("model", help="run directory, .keras file, SavedModel or .tflite file")
     parser.add_argument("images", nargs="+", metavar="image", help="image files and folders of them")
-    parser.add_argument("--top", type=int, default=1, metavar="K", help="how many labels a file gets")
-    parser.add_argument("--batch-size", type=int, default=32, help="images at a time")
-    parser.add_argument("--json", action="store_true", default=False, help="one JSON object for all files")
+    parser.add_argument("--top", type=entry.positive_int, default=1, metavar="K", help="how many labels a file gets")
+    parser.add_argument("--batch-size", type=entry.positive_int, default=32, help="images at a time")
+    parser.add_argument("--json", action="store_true", help="one JSON object for all files")
     return parser
 
 
@@ -30,10 +29,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _predict(arguments: argparse.Namespace) -> int:
-    for flag in ("top", "batch_size"):
-        if getattr(arguments, flag) < 1:
-            raise UserError(f"--{flag.replace('_', '-')} must be at least 1, got {getattr(arguments, flag)}.")
-
     from keras_resnet.distribution import require_tensorflow
 
     require_tensorflow()

@@ -1,4 +1,4 @@
-"""`train.py`: trains a network; the same command again goes on with a run that was interrupted."""
+"""`train.py`: trains a network; the same command again resumes a run that was interrupted."""
 
 import argparse
 import dataclasses
@@ -22,26 +22,25 @@ def build_parser() -> entry.Parser:
     parser = entry.Parser(
         prog="train.py",
         description="Trains a network. With no flags: handwritten digits, which takes some minutes on two cores. "
-        "The same command again goes on with a run that was interrupted.",
+        "The same command again resumes a run that was interrupted.",
     )
     run = parser.add_argument_group("run")
     run.add_argument("--recipe", metavar="FILE.json", help="settings to start from; flags override them")
     run.add_argument("--name", help="name of the run; default: data set, model and seed")
     run.add_argument("--runs", metavar="FOLDER", default="runs", help="folder of the run directories")
     run.add_argument("--saved-models", metavar="FOLDER", default="saved_models", help="folder of the exported models")
-    run.add_argument("--resume", action="store_true", default=False, help="only go on with a run that is there already")
-    run.add_argument("--overwrite", action="store_true", default=False, help="remove a run of the same name first")
+    run.add_argument("--resume", action="store_true", help="only resume a run that is there already")
+    run.add_argument("--overwrite", action="store_true", help="remove a run of the same name first")
     run.add_argument("--results", metavar="FILE.csv", help="append the result as a row to this file")
-    run.add_argument(
-        "--json", action="store_true", default=False, help="one JSON object on standard output; lines on stderr"
-    )
+    run.add_argument("--json", action="store_true", help="one JSON object on standard output; lines on stderr")
     settings = parser.add_argument_group("recipe")
     settings.add_argument(
         "--skip-bad-images",
         dest="recipe.bad_images",
         action="store_const",
         const="skip",
-        help="leave out files that are no whole images, and say how many; the same as --bad-images skip",
+        default=argparse.SUPPRESS,
+        help="skip unreadable images, and say how many; the same as --bad-images skip",
     )
     for field in dataclasses.fields(Recipe):
         choices = field.metadata.get("choices")
@@ -70,7 +69,7 @@ def _train(arguments: argparse.Namespace, given: list[str]) -> int:
     # Names are checked before TensorFlow is loaded, so that a typing mistake is answered at once.
     get_config(recipe.model)
     entry.check_data_set(recipe.dataset)
-    name = getattr(arguments, "name", None) or default_name(recipe)
+    name = arguments.name or default_name(recipe)
     if name in (".", "..") or Path(name).name != name:
         raise UserError(f"A run's name is the name of one folder, got {name!r}. Use --runs for the place.")
 
@@ -94,7 +93,7 @@ def _train(arguments: argparse.Namespace, given: list[str]) -> int:
         )
     except KeyboardInterrupt as interrupt:
         again = provenance.command("train.py", [flag for flag in given if flag != "--overwrite"])
-        raise type(interrupt)(f"Interrupted. The same command goes on where it stopped: {again}") from None
+        raise type(interrupt)(f"Interrupted. Run it again and it resumes: {again}") from None
 
     seconds, cpu_seconds = time.perf_counter() - began, time.process_time() - began_cpu
     report(
@@ -113,7 +112,7 @@ def _train(arguments: argparse.Namespace, given: list[str]) -> int:
             "cpu_seconds": cpu_seconds,
         }
         print(json.dumps(summary))
-    if getattr(arguments, "results", None):
+    if arguments.results:
         append_row(
             arguments.results,
             {
@@ -134,9 +133,9 @@ def _train(arguments: argparse.Namespace, given: list[str]) -> int:
 
 def _recipe(arguments: argparse.Namespace) -> Recipe:
     settings = {}
-    if hasattr(arguments, "recipe"):
+    if arguments.recipe:
         settings = load_settings(arguments.recipe)
-    elif arguments.resume and hasattr(arguments, "name"):
+    elif arguments.resume and arguments.name:
         # `--resume --name NAME` needs no more: the run knows its settings.
         stored = RunDirectory(Path(arguments.runs) / arguments.name).recipe
         if stored.is_file():

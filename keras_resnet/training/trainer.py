@@ -79,7 +79,7 @@ def train(
     overwrite: bool = False,
     report: Callable[[str], None] = print,
 ) -> RunResult:
-    """Trains a network, or goes on with a training that was interrupted.
+    """Trains a network, or resumes a training that was interrupted.
 
     Args:
         recipe: Every setting.

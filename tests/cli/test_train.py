@@ -172,6 +172,6 @@ def test_a_signal_leaves_a_run_that_goes_on(number, code, tmp_path, tiny_data):
     _, err = process.communicate(timeout=120)
     assert process.returncode == code
     assert "Traceback" not in err
-    assert "goes on where it stopped: python train.py --dataset" in err
+    assert "Run it again and it resumes: python train.py --dataset" in err
     assert sorted((tmp_path / "r" / "checkpoints").glob("*.npz"))
     assert not list(tmp_path.rglob("*.tmp-*"))
