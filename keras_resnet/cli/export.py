@@ -10,22 +10,16 @@ from pathlib import Path
 from keras_resnet.cli import entry
 from keras_resnet.cli.examples import dataset_name, load_examples
 from keras_resnet.errors import UserError, unknown_name
-from keras_resnet.storage import read_json
-
-# As in `keras_resnet.export.pipeline`, named here so that flags are checked before TensorFlow is loaded.
-FORMATS = (
-    "saved_model",
-    "saved_model_bfloat16",
-    "float32",
-    "float16",
-    "dynamic",
-    "int8",
-    "int16x8",
-    "onnx",
-    "openvino",
+from keras_resnet.export.formats import (
+    FORMATS,
+    HEATMAP_TARGETS,
+    IO_TYPES,
+    QUANTIZERS,
+    check_formats,
+    default_formats,
+    needs_calibration,
 )
-DEFAULT_FORMATS = ("saved_model", "float32", "float16", "dynamic", "int8")
-CALIBRATED = ("int8", "int16x8")
+from keras_resnet.storage import read_json
 
 
 def build_parser() -> entry.Parser:
@@ -40,7 +34,7 @@ def build_parser() -> entry.Parser:
     parser.add_argument("--output", metavar="FOLDER", help="where to; default: saved_models/NAME of the model")
     parser.add_argument(
         "--formats",
-        default=",".join(DEFAULT_FORMATS),
+        default=",".join(default_formats()),
         metavar="A,B",
         help=f"any of {', '.join(FORMATS)}; or all",
     )
@@ -60,19 +54,17 @@ def build_parser() -> entry.Parser:
     )
     parser.add_argument(
         "--quantizer",
-        choices=("converter", "litert"),
+        choices=QUANTIZERS,
         default="converter",
         help="of int8 and dynamic; litert needs --io-type int8",
     )
     parser.add_argument("--batch", default="1", metavar="N|dynamic", help="batch of the .tflite files")
-    parser.add_argument(
-        "--io-type", choices=("uint8", "int8", "float32"), default="uint8", help="input and output of int8"
-    )
+    parser.add_argument("--io-type", choices=IO_TYPES, default="uint8", help="input and output of int8")
     parser.add_argument(
         "--with-heatmap",
         nargs="?",
         const="top",
-        choices=("top", "input"),
+        choices=HEATMAP_TARGETS,
         help="add the heat map of the most probable class, or of the class that a second input names",
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of the drawn images")
@@ -94,7 +86,7 @@ def _export(arguments: argparse.Namespace) -> int:
     given = arguments.parity_images
     dataset = None
     # Images of a folder are enough to compare with, but not to calibrate with.
-    if given is None or set(formats) & set(CALIBRATED) or arguments.dataset:
+    if given is None or needs_calibration(formats) or arguments.dataset:
         dataset = dataset_name(arguments, "which images to calibrate and compare with")
     if given is not None and not Path(given).is_dir():
         raise UserError(f"--parity-images must be a folder, got {given!r}.")
@@ -108,7 +100,7 @@ def _export(arguments: argparse.Namespace) -> int:
     from keras_resnet.applications import create_model
     from keras_resnet.data.batches import sample_images
     from keras_resnet.data.preprocessing import Preprocessing
-    from keras_resnet.export.pipeline import export
+    from keras_resnet.export.exporter import export
     from keras_resnet.storage import load_model
 
     if model_file is None:
@@ -128,7 +120,7 @@ def _export(arguments: argparse.Namespace) -> int:
             image_size=preprocessing.height,
             labels=preprocessing.labels or tuple(map(str, range(model.output_shape[-1]))),
         )
-        if set(formats) & set(CALIBRATED):
+        if needs_calibration(formats):
             options["calibration"], options["calibration_labels"] = sample_images(
                 data.train, preprocessing, arguments.calibration, arguments.seed
             )
@@ -165,13 +157,12 @@ def _export(arguments: argparse.Namespace) -> int:
 
 def _formats(text: str) -> tuple[str, ...]:
     if text == "all":
-        return FORMATS
+        return tuple(FORMATS)
     names = tuple(name.strip() for name in text.split(",") if name.strip())
     for name in names:
         if name not in FORMATS:
             raise unknown_name("format", name, (*FORMATS, "all"))
-    if not names or len(set(names)) != len(names):
-        raise UserError(f"--formats names each of its formats once, got {text!r}.")
+    check_formats(names)
     return names
 
 

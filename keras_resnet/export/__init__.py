@@ -6,9 +6,9 @@
 import importlib
 
 _PUBLIC = {
-    "export": "keras_resnet.export.pipeline",
-    "ExportReport": "keras_resnet.export.pipeline",
-    "FORMATS": "keras_resnet.export.pipeline",
+    "export": "keras_resnet.export.exporter",
+    "ExportReport": "keras_resnet.export.exporter",
+    "FORMATS": "keras_resnet.export.formats",
     "export_saved_model": "keras_resnet.export.saved_model",
     "fold_batch_norms": "keras_resnet.graphs.folding",
 }

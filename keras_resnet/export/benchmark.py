@@ -21,9 +21,10 @@ import numpy as np
 import tensorflow as tf
 
 from keras_resnet.data.preprocessing import Preprocessing
+from keras_resnet.export.formats import FORMATS
 from keras_resnet.export.interchange import write_interchange
 from keras_resnet.export.saved_model import write_saved_model
-from keras_resnet.export.serving import READS_HEAD_BY, serving_network
+from keras_resnet.export.serving import serving_network
 from keras_resnet.export.tflite import convert
 from keras_resnet.export.tflite_metadata import add_metadata
 from keras_resnet.progress import Progress
@@ -143,7 +144,8 @@ def _servers(model: keras.Model, preprocessing: Preprocessing, place: Path) -> d
     try:
         import onnxruntime
 
-        file = write_interchange(network, "onnx", place)
+        file = place / "model.onnx"
+        write_interchange(network, "onnx", file)
         session = onnxruntime.InferenceSession(os.fspath(file), providers=["CPUExecutionProvider"])
         name = session.get_inputs()[0].name
         found["ONNX Runtime"] = lambda images: lambda: session.run(None, {name: images})
@@ -152,7 +154,8 @@ def _servers(model: keras.Model, preprocessing: Preprocessing, place: Path) -> d
     try:
         import openvino
 
-        file = write_interchange(network, "openvino", place)
+        file = place / "model.xml"
+        write_interchange(network, "openvino", file)
         settings = {"INFERENCE_PRECISION_HINT": "f32"}
         compiled = openvino.Core().compile_model(os.fspath(file), "CPU", settings)
         found["OpenVINO"] = lambda images: lambda: compiled([images])
@@ -191,7 +194,7 @@ def _phones(model: keras.Model, preprocessing: Preprocessing, place: Path, threa
     networks = {f"tflite {variant}": (variant, plain) for variant in ("float32", "int8")}
     if _can_explain(model, preprocessing):
         for variant in ("float32", "int8"):
-            classes = READS_HEAD_BY.get(variant, "row")
+            classes = FORMATS[variant].reads_head_by
             explaining = serving_network(model, preprocessing, heatmap="top", classes=classes)
             networks[f"tflite {variant} with heat map"] = variant, explaining
     for name, (variant, network) in networks.items():

@@ -11,29 +11,23 @@ import keras
 import numpy as np
 
 
-def write_interchange(network: keras.Model, name: str, folder: Path) -> Path:
+def write_interchange(network: keras.Model, name: str, path: Path) -> None:
     """Writes a network for another runtime.
 
     Args:
         network: As `serving_network` builds it.
         name: "onnx" or "openvino"; the package must be installed.
-        folder: Where to, an existing folder.
-
-    Returns:
-        The file: model.onnx, or openvino/model.xml with its weights beside it.
+        path: The file to write, .onnx or .xml; OpenVINO's weights come to lie beside it.
     """
     shape = (1, *network.inputs[0].shape[1:])
     sample = [np.zeros(shape if len(x.shape) > 1 else (1,), x.dtype) for x in network.inputs]
     # Keras exports to ONNX what has been called before only.
     network({x.name: value for x, value in zip(network.inputs, sample, strict=True)} if len(sample) > 1 else sample[0])
-    path = folder / "model.onnx" if name == "onnx" else folder / "openvino" / "model.xml"
-    path.parent.mkdir(exist_ok=True)
     logging.getLogger("tf2onnx").setLevel(logging.ERROR)
     with _eager_garbage_collection(), warnings.catch_warnings():
         # About names of NumPy that Keras looks for; no business of who exports.
         warnings.simplefilter("ignore", FutureWarning)
         network.export(os.fspath(path), format=name, verbose=False)
-    return path
 
 
 @contextlib.contextmanager

@@ -16,12 +16,10 @@ from keras_resnet.artifact import class_names
 from keras_resnet.data.decoding import decode_image
 from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.data.transforms import resize_image
+from keras_resnet.export.formats import SAVED_MODEL_VERSION
 from keras_resnet.export.serving import check_exportable, class_activation, serving_network
 from keras_resnet.storage import atomic_directory, save_model, write_json, write_text
 
-VERSION = "1"
-# The formats that are SavedModels, and what each computes its feature maps in.
-PRECISION_OF = {"saved_model": "float32", "saved_model_bfloat16": "bfloat16"}
 TOP = 5
 # Weights above this stay variables: loading ResNet-50's 102 MB as constants takes 2.5 GB, as variables 0.9 GB.
 CONSTANT_BYTES = 128 * 2**20
@@ -49,14 +47,14 @@ def export_saved_model(
         UserError: The model is no classifier, or the folder exists and may not be replaced, or cannot be written.
     """
     with atomic_directory(directory, overwrite=overwrite) as folder:
-        write_saved_model(model, preprocessing, folder / VERSION)
+        write_saved_model(model, preprocessing, folder / SAVED_MODEL_VERSION)
         save_model(model, folder / "model.keras", preprocessing)
         write_text(
             folder / "labels.txt",
             "".join(f"{label}\n" for label in class_names(preprocessing, model.outputs[0].shape[-1])),
         )
         write_json(folder / "preprocessing.json", preprocessing.to_dict())
-    return Path(directory) / VERSION
+    return Path(directory) / SAVED_MODEL_VERSION
 
 
 def write_saved_model(

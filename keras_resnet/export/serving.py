@@ -18,14 +18,6 @@ from keras_resnet.graphs.heads import Head, check_classifier, find_head
 from keras_resnet.models.deep_graphs import deep_graphs
 
 PRECISIONS = ("float32", "bfloat16")
-# How the heat map of a format reads the head (`ClassActivation`), where it is not by "row".
-READS_HEAD_BY = {
-    "dynamic": "scaled row",
-    "int8": "scaled row",
-    "int16x8": "all",
-    "onnx": "column",
-    "openvino": "column",
-}
 
 
 def check_exportable(model: keras.Model, preprocessing: Preprocessing) -> Head:

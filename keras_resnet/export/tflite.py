@@ -19,13 +19,10 @@ import keras
 import numpy as np
 
 from keras_resnet.errors import UserError, unknown_name
-from keras_resnet.export.serving import READS_HEAD_BY
+from keras_resnet.export.formats import FORMATS, IO_TYPES, QUANTIZERS
 from keras_resnet.export.tflite_file import share_head
 
-VARIANTS = ("float32", "float16", "dynamic", "int8", "int16x8")
-CALIBRATED = ("int8", "int16x8")
-QUANTIZERS = ("converter", "litert")
-IO_TYPES = ("uint8", "int8", "float32")
+VARIANTS = tuple(name for name, row in FORMATS.items() if row.runtime == "tflite")
 
 
 def convert(
@@ -68,7 +65,7 @@ def convert(
             raise unknown_name(kind, value, valid)
     if batch is not None and batch < 1:
         raise UserError(f"The batch must be at least 1, or open, got {batch}.")
-    if variant in CALIBRATED and calibration is None:
+    if FORMATS[variant].is_calibrated and calibration is None:
         raise UserError(f"{variant} needs calibration images: give --calibration and a data set.")
     if quantizer == "litert" and variant in ("dynamic", "int8"):
         check_quantizer(quantizer, variant, io_type, targets=len(network.inputs) > 1)
@@ -85,7 +82,7 @@ def convert(
             converter.optimizations = [tf.lite.Optimize.DEFAULT]
         if variant == "float16":
             converter.target_spec.supported_types = [tf.float16]
-        if variant in CALIBRATED:
+        if FORMATS[variant].is_calibrated:
             converter.representative_dataset = lambda: _samples(network, calibration, batch, progress)
         if variant == "int8":
             converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
@@ -101,7 +98,7 @@ def convert(
                 contents = converter.convert()
             except Exception as error:  # ConverterError, ValueError, RuntimeError: by the stage that fails
                 raise _conversion_error(error, variant) from error
-    return share_head(contents) if READS_HEAD_BY.get(variant) == "scaled row" else contents
+    return share_head(contents) if FORMATS[variant].reads_head_by == "scaled row" else contents
 
 
 def check_quantizer(quantizer: str, variant: str, io_type: str, *, targets: bool = False) -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from keras_resnet.cli.evaluate import main as evaluate
-from keras_resnet.cli.export import DEFAULT_FORMATS, FORMATS, main
+from keras_resnet.cli.export import main
 from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.data.sources import load_source
 from keras_resnet.data.transforms import normalize
@@ -31,13 +31,6 @@ def run(tmp_path_factory, tiny_data):
     return folder
 
 
-def test_the_flags_name_the_formats_that_there_are():
-    from keras_resnet.export import pipeline
-
-    assert FORMATS == pipeline.FORMATS
-    assert DEFAULT_FORMATS == pipeline.DEFAULT_FORMATS
-
-
 @pytest.mark.usefixtures("one_core")
 def test_a_run_becomes_artifacts_that_evaluate_takes(run, tmp_path, capsys):
     output = tmp_path / "saved_models" / "tiny"
@@ -61,10 +54,10 @@ def test_a_run_becomes_artifacts_that_evaluate_takes(run, tmp_path, capsys):
 def test_an_artifact_beyond_its_limit_ends_in_exit_code_1(run, tmp_path, capsys, monkeypatch):
     import dataclasses
 
-    from keras_resnet.export import parity
+    from keras_resnet.export.formats import FORMATS
 
-    strict = dataclasses.replace(parity.LIMITS["float32"], difference=-1.0)
-    monkeypatch.setitem(parity.LIMITS, "float32", strict)
+    strict = dataclasses.replace(FORMATS["float32"].limit, difference=-1.0)
+    monkeypatch.setitem(FORMATS, "float32", dataclasses.replace(FORMATS["float32"], limit=strict))
     arguments = [str(run), "--output", str(tmp_path / "out"), "--formats", "float32"]
     assert main(arguments) == 1
     assert "error: Not kept: float32: largest probability difference" in capsys.readouterr().err
@@ -88,7 +81,7 @@ def refused(arguments, capsys, tmp_path):
     ("arguments", "message"),
     [
         (["--formats", "int9"], "Closest: 'int8'"),
-        (["--formats", ""], "--formats"),
+        (["--formats", ""], "at least one format"),
         (["--batch", "0"], "--batch"),
         (["--batch", "many"], "--batch"),
         (["--calibration", "0"], "--calibration"),

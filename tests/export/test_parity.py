@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from keras_resnet.errors import UserError
-from keras_resnet.export.parity import compare, kl_divergence, mean_correlation, run_artifact, wilson_interval
+from keras_resnet.export.parity import compare, kl_divergence, mean_correlation, run_artifact
 
 
 def distributions(count=200, classes=5, seed=0):
@@ -57,12 +57,6 @@ def test_few_images_are_no_proof_when_time_cut_them_short():
     assert compare("int16x8", source, own, cut_short=True)["beyond"] == ()
     own[:5] = [0.1, 0.9]
     assert compare("int16x8", source, own, cut_short=True)["beyond"]
-
-
-def test_wilson_interval_equals_published_values():
-    # Newcombe 1998, table I: 81 of 263 and 0 of 20.
-    assert wilson_interval(81, 263) == pytest.approx((0.2553, 0.3662), abs=5e-5)
-    assert wilson_interval(0, 20) == pytest.approx((0.0, 0.1611), abs=5e-5)
 
 
 def test_divergence_and_correlation():

@@ -1,7 +1,10 @@
 import dataclasses
 import errno
+import importlib.util
 import json
 import re
+import sys
+import types
 
 import keras
 import numpy as np
@@ -10,8 +13,10 @@ import pytest
 from keras_resnet.artifact import artifact_of, load_artifact
 from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.errors import UserError
-from keras_resnet.export import pipeline
-from keras_resnet.export.pipeline import export
+from keras_resnet.export import exporter, writers
+from keras_resnet.export.exporter import export
+from keras_resnet.export.formats import EXACT, FORMATS, Format
+from keras_resnet.export.tflite import convert
 from keras_resnet.models.resnet import build_model
 
 
@@ -57,8 +62,34 @@ def test_the_folder_holds_every_artifact_and_its_ledger(exported, model, pixels,
         np.testing.assert_allclose(found, expected, atol=1e-4)  # the limit of exact formats
 
 
-def test_the_model_is_left_as_it_was(exported, model, pixels, preprocessing):
-    assert model.count_params() == build_model("resnet8", num_classes=3, input_shape=(16, 16, 3)).count_params()
+@pytest.mark.usefixtures("one_core")
+def test_the_model_is_left_as_it_was(model, pixels, tmp_path):
+    before, layers = [weight.numpy() for weight in model.weights], model.get_config()
+    export(model, tmp_path / "out", formats=("saved_model_bfloat16", "float16"), with_heatmap=True, **given(pixels))
+    assert model.get_config() == layers
+    for old, weight in zip(before, model.weights, strict=True):
+        np.testing.assert_array_equal(old, weight.numpy())
+
+
+@pytest.mark.usefixtures("one_core")
+def test_a_new_format_is_one_row_and_one_writer(model, pixels, tmp_path, monkeypatch):
+    def write(writing, row, path):
+        path.write_bytes(convert(writing.network(row), "float32"))
+
+    module = types.ModuleType("plain_tflite")
+    module.write = write
+    monkeypatch.setitem(sys.modules, "plain_tflite", module)
+    row = Format("plain", "plain/model.tflite", "tflite", "plain_tflite:write", EXACT)
+    monkeypatch.setitem(FORMATS, "plain", row)
+    report = export(model, tmp_path / "out", formats=("plain",), with_heatmap=True, **given(pixels))
+    assert report.rejected == ()
+    assert report.rows[1].agreement == 1.0
+    assert report.rows[1].heatmap_correlation > 0.999
+    assert report.rows[1].operators["CONV_2D"]
+    assert (tmp_path / "out" / "plain" / "model.tflite").is_file()
+    from keras_resnet.cli.export import build_parser
+
+    assert "plain" in build_parser().format_help()
 
 
 def test_an_existing_folder_stays_unless_told(exported, model, pixels):
@@ -71,8 +102,8 @@ def test_an_existing_folder_stays_unless_told(exported, model, pixels):
 @pytest.mark.usefixtures("one_core")
 def test_an_artifact_beyond_its_limit_is_not_kept_unless_allowed(model, pixels, tmp_path, monkeypatch):
     for name in ("float32", "saved_model_bfloat16"):
-        strict = dataclasses.replace(pipeline.LIMITS[name], difference=-1.0)
-        monkeypatch.setitem(pipeline.LIMITS, name, strict)
+        strict = dataclasses.replace(FORMATS[name].limit, difference=-1.0)
+        monkeypatch.setitem(FORMATS, name, dataclasses.replace(FORMATS[name], limit=strict))
     report = export(model, tmp_path / "strict", formats=("float32", "saved_model_bfloat16"), **given(pixels))
     assert "float32: largest probability difference" in report.rejected[0]
     assert "saved_model_bfloat16: largest probability difference" in report.rejected[1]
@@ -95,10 +126,10 @@ def test_a_disk_that_fills_up_leaves_the_folder_as_it_was(model, pixels, tmp_pat
 
     for place in ("write_saved_model", "write_json", "write_interchange"):
         with monkeypatch.context() as patch:
-            patch.setattr(pipeline, place, full)
+            patch.setattr(exporter if place == "write_json" else writers, place, full)
             formats = ("saved_model",) if place != "write_interchange" else ("openvino",)
             if place == "write_interchange":
-                patch.setattr(pipeline.importlib.util, "find_spec", lambda name: True)
+                patch.setattr(importlib.util, "find_spec", lambda name: True)
             with pytest.raises(UserError, match="No space left"):
                 export(model, directory, formats=formats, overwrite=True, **given(pixels))
     assert [path.name for path in tmp_path.iterdir()] == ["colours"]
@@ -188,7 +219,7 @@ def test_a_heat_map_needs_its_head(preprocessing, pixels, tmp_path):
 @pytest.mark.usefixtures("one_core")
 @pytest.mark.parametrize("name", ["onnx", "openvino"])
 def test_servers_without_tensorflow(name, model, pixels, tmp_path):
-    for package in pipeline.PACKAGES[name]:
+    for package in FORMATS[name].packages:
         pytest.importorskip(package)
     report = export(model, tmp_path / "out", formats=(name,), with_heatmap=True, **given(pixels))
     assert report.rejected == ()
