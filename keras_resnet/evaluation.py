@@ -14,7 +14,7 @@ from keras_resnet.errors import UserError
 
 if TYPE_CHECKING:
     from keras_resnet.artifact import Artifact
-    from keras_resnet.data.sources import Split
+    from keras_resnet.data.splits import Split
 
 CALIBRATION_BINS = 15
 TOP = 5

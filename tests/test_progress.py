@@ -1,7 +1,7 @@
 import io
 import sys
 
-from keras_resnet.cli import entry
+from keras_resnet.cli import script
 from keras_resnet.errors import UserError
 from keras_resnet.progress import Progress
 
@@ -70,6 +70,6 @@ def test_an_error_gets_a_line_of_its_own(monkeypatch):
         progress.step(20)
         raise UserError("The disk is full.")
 
-    assert entry.run(work, entry.Parser(prog="work.py"), []) == 2
+    assert script.run(work, script.Parser(prog="work.py"), []) == 2
     assert terminal.getvalue().splitlines()[-1] == "error: The disk is full."
     assert terminal.getvalue().endswith("\nerror: The disk is full.\n")

@@ -1,6 +1,7 @@
 """The README says what the results say."""
 
 import importlib.util
+import re
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -13,3 +14,12 @@ def test_tables_are_those_of_the_results():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert "<!-- table:" in text
     assert tables.render(text) == text
+
+
+def test_the_layout_names_every_module():
+    layout = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    modules = {path.name for path in (ROOT / "keras_resnet").rglob("*") if path.suffix in (".py", ".jinja")}
+    named = set(re.findall(r"[\w.]+\.(?:py|jinja)\b", layout))
+    scripts = {path.name for path in ROOT.glob("*.py")}
+    assert modules - named == {"__init__.py"} - named
+    assert named <= modules | scripts

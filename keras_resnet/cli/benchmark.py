@@ -14,7 +14,7 @@ from statistics import median
 from typing import Any
 
 from keras_resnet import provenance
-from keras_resnet.cli import entry
+from keras_resnet.cli import script
 from keras_resnet.errors import UserError
 from keras_resnet.models.registry import get_config
 from keras_resnet.progress import Progress
@@ -30,12 +30,12 @@ VERBS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the benchmark that the first argument names and returns the exit code."""
-    return entry.dispatch("benchmark.py", VERBS, argv)
+    return script.dispatch("benchmark.py", VERBS, argv)
 
 
-def build_parser(verb: str, description: str) -> entry.Parser:
+def build_parser(verb: str, description: str) -> script.Parser:
     """Returns the parser of one benchmark, with the flags that all of them have."""
-    parser = entry.Parser(prog=f"benchmark.py {verb}", description=description)
+    parser = script.Parser(prog=f"benchmark.py {verb}", description=description)
     parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
     parser.add_argument("--results", metavar="FILE.csv", help="append the figures as rows to this file")
     return parser
@@ -72,12 +72,12 @@ def benchmark_training(argv: Sequence[str] | None = None) -> int:
         "and the same layers in plain Keras with model.fit on arrays in memory.",
     )
     parser.add_argument("--model", default="resnet20", help="network, a name of the model table")
-    parser.add_argument("--batch-size", type=entry.positive_int, default=128, help="images a step")
-    parser.add_argument("--image-size", type=entry.positive_int, help="side of the images; default: the network's")
-    parser.add_argument("--steps", type=entry.at_least(3), default=12, help="steps a round; the first is not timed")
-    parser.add_argument("--rounds", type=entry.positive_int, default=5, help="rounds; the median counts")
+    parser.add_argument("--batch-size", type=script.positive_int, default=128, help="images a step")
+    parser.add_argument("--image-size", type=script.positive_int, help="side of the images; default: the network's")
+    parser.add_argument("--steps", type=script.at_least(3), default=12, help="steps a round; the first is not timed")
+    parser.add_argument("--rounds", type=script.positive_int, default=5, help="rounds; the median counts")
     parser.add_argument("--precision", default="float32", help="precision of our training")
-    return entry.run(lambda arguments: _benchmark_training(arguments, argv), parser, argv)
+    return script.run(lambda arguments: _benchmark_training(arguments, argv), parser, argv)
 
 
 def _benchmark_training(arguments: argparse.Namespace, given: Sequence[str] | None) -> None:
@@ -222,7 +222,7 @@ def benchmark_input(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--small-model", default="resnet20", help="network for the small images")
     parser.add_argument("--photo-model", default="resnet18", help="network for the photographs")
     parser.add_argument("--seconds", type=float, default=5.0, help="least time that a training step is measured for")
-    return entry.run(lambda arguments: _benchmark_input(arguments, argv), parser, argv)
+    return script.run(lambda arguments: _benchmark_input(arguments, argv), parser, argv)
 
 
 def _benchmark_input(arguments: argparse.Namespace, given: Sequence[str] | None) -> None:
@@ -298,11 +298,11 @@ def benchmark_export(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--models", nargs="+", default=["resnet50", "resnet20"], help="networks of the model table")
     parser.add_argument(
-        "--batches", nargs="+", type=entry.positive_int, default=[1, 32], help="batches of the server formats"
+        "--batches", nargs="+", type=script.positive_int, default=[1, 32], help="batches of the server formats"
     )
-    parser.add_argument("--turns", type=entry.positive_int, default=15, help="turns; medians count")
-    parser.add_argument("--threads", type=entry.positive_int, default=2, help="threads of the .tflite files")
-    return entry.run(lambda arguments: _benchmark_export(arguments, argv), parser, argv)
+    parser.add_argument("--turns", type=script.positive_int, default=15, help="turns; medians count")
+    parser.add_argument("--threads", type=script.positive_int, default=2, help="threads of the .tflite files")
+    return script.run(lambda arguments: _benchmark_export(arguments, argv), parser, argv)
 
 
 def _benchmark_export(arguments: argparse.Namespace, given: Sequence[str] | None) -> None:

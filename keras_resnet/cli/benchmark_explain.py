@@ -5,7 +5,7 @@ import time
 from collections.abc import Sequence
 from statistics import median
 
-from keras_resnet.cli import entry
+from keras_resnet.cli import script
 from keras_resnet.cli.benchmark import build_parser, report
 from keras_resnet.models.registry import get_config
 from keras_resnet.progress import Progress
@@ -22,10 +22,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         "random: neither changes what a map costs.",
     )
     parser.add_argument("--model", default="resnet50", help="network, a name of the model table")
-    parser.add_argument("--image-size", type=entry.positive_int, help="side of the images; default: the network's")
-    parser.add_argument("--batch-size", type=entry.positive_int, default=32, help="images in the batch")
-    parser.add_argument("--rounds", type=entry.positive_int, default=7, help="rounds; the median counts")
-    return entry.run(lambda arguments: _benchmark(arguments, argv), parser, argv)
+    parser.add_argument("--image-size", type=script.positive_int, help="side of the images; default: the network's")
+    parser.add_argument("--batch-size", type=script.positive_int, default=32, help="images in the batch")
+    parser.add_argument("--rounds", type=script.positive_int, default=7, help="rounds; the median counts")
+    return script.run(lambda arguments: _benchmark(arguments, argv), parser, argv)
 
 
 def _benchmark(arguments: argparse.Namespace, given: Sequence[str] | None) -> None:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from keras_resnet.cli import entry
+from keras_resnet.cli import script
 from keras_resnet.errors import UserError
 from keras_resnet.models.registry import get_config
 
@@ -16,9 +16,9 @@ HEADS = ("auto", "new")
 NAMINGS = ("torchvision", "timm_v2", "cifar", "wide")
 
 
-def build_parser() -> entry.Parser:
+def build_parser() -> script.Parser:
     """Returns the parser."""
-    parser = entry.Parser(
+    parser = script.Parser(
         prog="keras-resnet convert",
         description="Converts weights, checks that every variable was set exactly once, reads the written file again "
         "and compares it. Nothing in a source is executed.",
@@ -32,10 +32,10 @@ def build_parser() -> entry.Parser:
     parser.add_argument("--model", metavar="NAME", help="the network; not needed for a .keras file of ours")
     parser.add_argument("--to", choices=tuple(TARGETS), help="what to write; default: as OUTPUT's suffix says")
     parser.add_argument(
-        "--num-classes", type=entry.positive_int, metavar="N", help="width of the logits; default: the source's"
+        "--num-classes", type=script.positive_int, metavar="N", help="width of the logits; default: the source's"
     )
     parser.add_argument(
-        "--channels", type=entry.positive_int, metavar="N", help="channels of the input; default: the source's"
+        "--channels", type=script.positive_int, metavar="N", help="channels of the input; default: the source's"
     )
     parser.add_argument("--head", choices=HEADS, default="auto", help="new: do not take the source's classifier")
     parser.add_argument(
@@ -49,7 +49,7 @@ def build_parser() -> entry.Parser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Converts and returns the exit code."""
-    return entry.run(_convert, build_parser(), argv)
+    return script.run(_convert, build_parser(), argv)
 
 
 def _convert(arguments: argparse.Namespace) -> None:

@@ -5,7 +5,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from keras_resnet.cli import entry
+from keras_resnet.cli import script
 from keras_resnet.cli.examples import dataset_name, load_examples, settings_of_run
 from keras_resnet.errors import UserError
 from keras_resnet.progress import Progress
@@ -14,14 +14,14 @@ from keras_resnet.storage import write_json
 SPLITS = ("train", "validation", "test")
 
 
-def build_parser() -> entry.Parser:
+def build_parser() -> script.Parser:
     """Returns the parser."""
-    parser = entry.Parser(prog="evaluate.py", description="Evaluates a model on every example of a split.")
+    parser = script.Parser(prog="evaluate.py", description="Evaluates a model on every example of a split.")
     parser.add_argument("model", help="run directory, .keras file, SavedModel or .tflite file")
     parser.add_argument("--dataset", help="data set; default: the one that the run was trained on")
     parser.add_argument("--data-dir", metavar="FOLDER", help="folder of the data set")
     parser.add_argument("--split", choices=SPLITS, default="test", help="which examples")
-    parser.add_argument("--batch-size", type=entry.positive_int, default=128, help="examples at a time")
+    parser.add_argument("--batch-size", type=script.positive_int, default=128, help="examples at a time")
     parser.add_argument("--bad-images", choices=("stop", "skip"), default="stop", help="unreadable images")
     parser.add_argument("--seed", type=int, default=0, help="seed of the split, for data sets that have none")
     parser.add_argument(
@@ -33,7 +33,7 @@ def build_parser() -> entry.Parser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Evaluates and returns the exit code."""
-    return entry.run(_evaluate, build_parser(), argv)
+    return script.run(_evaluate, build_parser(), argv)
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from keras_resnet.cli import entry
+from keras_resnet.cli import script
 from keras_resnet.errors import UserError
 from keras_resnet.storage import read_json
 
@@ -42,7 +42,7 @@ def dataset_name(arguments: argparse.Namespace, purpose: str) -> str:
     name = arguments.dataset or settings_of_run(arguments.model).get("dataset")
     if name is None:
         raise UserError(f"{arguments.model} is no run directory, so --dataset must say {purpose}.")
-    entry.check_data_set(name)
+    script.check_data_set(name)
     return name
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from keras_resnet import provenance
-from keras_resnet.cli import entry
+from keras_resnet.cli import script
 from keras_resnet.cli.examples import dataset_name, load_examples
 from keras_resnet.errors import UserError
 from keras_resnet.progress import Progress
@@ -19,9 +19,9 @@ SMOOTHINGS = ("none", "flips", "flips+scales")
 COMBINATIONS = ("mean", "max", "product")
 
 
-def build_parser() -> entry.Parser:
+def build_parser() -> script.Parser:
     """Returns the parser."""
-    parser = entry.Parser(
+    parser = script.Parser(
         prog="explain.py",
         description="Draws where in each image a network finds its evidence. A file that cannot be read is reported, "
         "the others are done, and the exit code is 2.",
@@ -44,12 +44,12 @@ def build_parser() -> entry.Parser:
     maps.add_argument("--combine", choices=COMBINATIONS, default="mean", help="how several layers' maps become one")
     maps.add_argument("--smooth", choices=SMOOTHINGS, default="none", help="test-time smoothing")
     maps.add_argument(
-        "--steps", type=entry.positive_int, metavar="N", help="steps of integrated gradients (32), or of drawing (100)"
+        "--steps", type=script.positive_int, metavar="N", help="steps of integrated gradients (32), or of drawing (100)"
     )
     maps.add_argument("--seed", type=int, default=0, help="seed of noise and of drawing")
-    maps.add_argument("--batch-size", type=entry.positive_int, default=32, help="images at a time")
+    maps.add_argument("--batch-size", type=script.positive_int, default=32, help="images at a time")
     maps.add_argument(
-        "--max-batch", type=entry.positive_int, default=64, metavar="N",
+        "--max-batch", type=script.positive_int, default=64, metavar="N",
         help="changed images in one pass at most, which bounds the memory of Score-CAM, Ablation-CAM and occlusion",
     )  # fmt: skip
     output = parser.add_argument_group("output")
@@ -65,7 +65,7 @@ def build_parser() -> entry.Parser:
     scores.add_argument("--data-dir", metavar="FOLDER", help="folder of the data set")
     scores.add_argument("--split", choices=("train", "validation", "test"), default="test", help="which examples")
     scores.add_argument(
-        "--limit", type=entry.positive_int, default=128, metavar="N", help="examples to score, spread over the split"
+        "--limit", type=script.positive_int, default=128, metavar="N", help="examples to score, spread over the split"
     )
     scores.add_argument("--results", metavar="FILE.csv", help="append a row for each scored method to this file")
     return parser
@@ -74,12 +74,12 @@ def build_parser() -> entry.Parser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Explains and returns the exit code."""
     given = list(sys.argv[1:] if argv is None else argv)
-    return entry.run(lambda arguments: _explain(arguments, given), build_parser(), given)
+    return script.run(lambda arguments: _explain(arguments, given), build_parser(), given)
 
 
 def _explain(arguments: argparse.Namespace, given: list[str]) -> int:
     if arguments.dataset:
-        entry.check_data_set(arguments.dataset)
+        script.check_data_set(arguments.dataset)
     drawn = MAXIMIZE in arguments.method.split(",")
     if not (arguments.images or arguments.score or arguments.gallery or arguments.list or drawn):
         raise UserError("Nothing to explain: give image files or folders, or --score, --gallery or --list.")
@@ -314,8 +314,9 @@ def _examples(arguments, artifact):
 def _score(arguments, given, artifact, methods, layers, target, options) -> tuple[dict, bool]:
     import numpy as np
 
+    from keras_resnet.data.reading import examples_at
     from keras_resnet.data.transforms import normalize
-    from keras_resnet.explanation.inputs import split_masks, spread, take_examples
+    from keras_resnet.explanation.inputs import split_masks, spread
     from keras_resnet.explanation.scoring import SCORES, score_methods
 
     if target == "top3":
@@ -339,7 +340,7 @@ def _score(arguments, given, artifact, methods, layers, target, options) -> tupl
     else:
         split, source = _examples(arguments, artifact)
         positions = spread(len(split), arguments.limit)
-        pixels, _ = take_examples(split, artifact, positions)
+        pixels, _ = examples_at(split, artifact.preprocessing, positions)
         masks, marks = split_masks(split, positions, artifact)
         inputs = normalize(pixels, artifact.preprocessing).numpy()
     scores = score_methods(

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from keras_resnet.cli import entry
+from keras_resnet.cli import script
 from keras_resnet.cli.examples import dataset_name, load_examples
 from keras_resnet.errors import UserError, unknown_name
 from keras_resnet.export.formats import (
@@ -22,9 +22,9 @@ from keras_resnet.export.formats import (
 from keras_resnet.storage import read_json
 
 
-def build_parser() -> entry.Parser:
+def build_parser() -> script.Parser:
     """Returns the parser."""
-    parser = entry.Parser(
+    parser = script.Parser(
         prog="export.py",
         description="Exports a network and compares every artifact with it. Exit code 1: an artifact was beyond its "
         "limits and not kept.",
@@ -42,10 +42,10 @@ def build_parser() -> entry.Parser:
     parser.add_argument("--dataset", help="data set for calibration and ledger; default: the run's")
     parser.add_argument("--data-dir", metavar="FOLDER", help="folder of the data set")
     parser.add_argument(
-        "--calibration", type=entry.positive_int, default=200, metavar="N", help="training images to calibrate with"
+        "--calibration", type=script.positive_int, default=200, metavar="N", help="training images to calibrate with"
     )
     parser.add_argument(
-        "--parity", type=entry.positive_int, default=500, metavar="N", help="validation images of the ledger"
+        "--parity", type=script.positive_int, default=500, metavar="N", help="validation images of the ledger"
     )
     parser.add_argument(
         "--parity-images",
@@ -76,7 +76,7 @@ def build_parser() -> entry.Parser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exports and returns the exit code."""
-    return entry.run(_export, build_parser(), argv)
+    return script.run(_export, build_parser(), argv)
 
 
 def _export(arguments: argparse.Namespace) -> int:
@@ -98,8 +98,8 @@ def _export(arguments: argparse.Namespace) -> int:
 
     require_tensorflow()
     from keras_resnet.applications import create_model
-    from keras_resnet.data.batches import sample_images
     from keras_resnet.data.preprocessing import Preprocessing
+    from keras_resnet.data.reading import sample_images
     from keras_resnet.export.exporter import export
     from keras_resnet.storage import load_model
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from keras_resnet.cli import entry
+from keras_resnet.cli import script
 
 VERBS = {
     "train": ("keras_resnet.cli.train:main", "train a network; the same command resumes an interrupted run"),
@@ -19,4 +19,4 @@ VERBS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command that the first argument names and returns its exit code."""
-    return entry.dispatch("keras-resnet", VERBS, argv)
+    return script.dispatch("keras-resnet", VERBS, argv)

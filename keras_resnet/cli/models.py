@@ -4,14 +4,14 @@ import argparse
 import json
 from collections.abc import Sequence
 
-from keras_resnet.cli import entry
+from keras_resnet.cli import script
 from keras_resnet.errors import unknown_name
 from keras_resnet.models.registry import REGISTRY, get_config, list_models
 
 
-def build_parser() -> entry.Parser:
+def build_parser() -> script.Parser:
     """Builds the parser; imports nothing heavy."""
-    parser = entry.Parser(prog="keras-resnet models", description=__doc__)
+    parser = script.Parser(prog="keras-resnet models", description=__doc__)
     parser.add_argument("pattern", nargs="?", default="*", help='shell-style pattern, for example "resnet*d"')
     parser.add_argument("--names", action="store_true", help="names only, at once: nothing is built")
     parser.add_argument("--json", action="store_true", help="one JSON object")
@@ -20,7 +20,7 @@ def build_parser() -> entry.Parser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Prints a table, a row as soon as its network is built. Returns the exit code."""
-    return entry.run(command, build_parser(), argv)
+    return script.run(command, build_parser(), argv)
 
 
 def command(args: argparse.Namespace) -> int:

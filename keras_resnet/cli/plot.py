@@ -4,14 +4,14 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from keras_resnet.cli import entry
+from keras_resnet.cli import script
 from keras_resnet.errors import UserError
 from keras_resnet.models.registry import get_config
 
 
-def build_parser() -> entry.Parser:
+def build_parser() -> script.Parser:
     """Builds the parser; imports nothing heavy."""
-    parser = entry.Parser(prog="keras-resnet plot", description=__doc__)
+    parser = script.Parser(prog="keras-resnet plot", description=__doc__)
     parser.add_argument("name", help="a registry name, see `keras-resnet models`")
     parser.add_argument("file", nargs="?", default=None, help="where the PNG goes (default: NAME.png)")
     return parser
@@ -19,7 +19,7 @@ def build_parser() -> entry.Parser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Draws the network at its default input size. Returns the exit code."""
-    return entry.run(command, build_parser(), argv)
+    return script.run(command, build_parser(), argv)
 
 
 def command(args: argparse.Namespace) -> int:

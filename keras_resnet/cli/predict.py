@@ -5,27 +5,27 @@ import json
 import sys
 from collections.abc import Sequence
 
-from keras_resnet.cli import entry
+from keras_resnet.cli import script
 
 
-def build_parser() -> entry.Parser:
+def build_parser() -> script.Parser:
     """Returns the parser."""
-    parser = entry.Parser(
+    parser = script.Parser(
         prog="predict.py",
         description="Prints label and probability for each image. A file that cannot be read is reported, the "
         "others are done, and the exit code is 2.",
     )
     parser.add_argument("model", help="run directory, .keras file, SavedModel or .tflite file")
     parser.add_argument("images", nargs="+", metavar="image", help="image files and folders of them")
-    parser.add_argument("--top", type=entry.positive_int, default=1, metavar="K", help="how many labels a file gets")
-    parser.add_argument("--batch-size", type=entry.positive_int, default=32, help="images at a time")
+    parser.add_argument("--top", type=script.positive_int, default=1, metavar="K", help="how many labels a file gets")
+    parser.add_argument("--batch-size", type=script.positive_int, default=32, help="images at a time")
     parser.add_argument("--json", action="store_true", help="one JSON object for all files")
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Predicts and returns the exit code."""
-    return entry.run(_predict, build_parser(), argv)
+    return script.run(_predict, build_parser(), argv)
 
 
 def _predict(arguments: argparse.Namespace) -> int:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from keras_resnet import provenance
-from keras_resnet.cli import entry
+from keras_resnet.cli import script
 from keras_resnet.errors import UserError
 from keras_resnet.models.registry import get_config
 from keras_resnet.storage import append_row
@@ -17,9 +17,9 @@ from keras_resnet.training.recipes import Recipe, load_settings, setting_kind
 from keras_resnet.training.runs import RunDirectory, default_name
 
 
-def build_parser() -> entry.Parser:
+def build_parser() -> script.Parser:
     """Returns the parser: the run's own flags, and one flag for each setting of a recipe."""
-    parser = entry.Parser(
+    parser = script.Parser(
         prog="train.py",
         description="Trains a network. With no flags: handwritten digits, which takes some minutes on two cores. "
         "The same command again resumes a run that was interrupted.",
@@ -60,7 +60,7 @@ def build_parser() -> entry.Parser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Trains and returns the exit code."""
     given = list(sys.argv[1:] if argv is None else argv)
-    return entry.run(lambda arguments: _train(arguments, given), build_parser(), given)
+    return script.run(lambda arguments: _train(arguments, given), build_parser(), given)
 
 
 def _train(arguments: argparse.Namespace, given: list[str]) -> int:
@@ -68,7 +68,7 @@ def _train(arguments: argparse.Namespace, given: list[str]) -> int:
     recipe = _recipe(arguments)
     # Names are checked before TensorFlow is loaded, so that a typing mistake is answered at once.
     get_config(recipe.model)
-    entry.check_data_set(recipe.dataset)
+    script.check_data_set(recipe.dataset)
     name = arguments.name or default_name(recipe)
     if name in (".", "..") or Path(name).name != name:
         raise UserError(f"A run's name is the name of one folder, got {name!r}. Use --runs for the place.")

@@ -1,4 +1,4 @@
-"""What every source yields: a `DatasetSpec` of three splits, and the fixed rules by which splits are cut.
+"""What every source yields: a `DatasetSpec` of three splits, with what is known of their pixels.
 
 This module imports neither TensorFlow nor Pillow.
 """
@@ -7,111 +7,24 @@ import dataclasses
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any
 
 import numpy as np
 
+from keras_resnet.data.preprocessing import Preprocessing
+from keras_resnet.data.splits import ArraySplit, Split, hold_out, require_examples
 from keras_resnet.errors import UserError
-
-if TYPE_CHECKING:
-    from keras_resnet.data.preprocessing import Preprocessing
 
 # Channel statistics of ImageNet's training images, the usual choice for photographs.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
-# Images of one size up to this side keep it; everything else is a photograph and goes to the network at 224 ×
-# 224.
+# Images of one size up to this side keep it; everything else is a photograph and goes to the network at 224 × 224.
 SMALL_SIDE = 64
 PHOTOGRAPH_SIDE = 224
 
 # Numbered classes of labels without names: more than any published set has (ImageNet-21k: 21,841).
 MAX_CLASSES = 100_000
-
-# How a file is decoded (FileSplit.decoders).
-DECODER_JPEG, DECODER_TENSORFLOW, DECODER_PILLOW = 0, 1, 2
-
-
-@dataclass(frozen=True, eq=False)
-class ArraySplit:
-    """Examples in memory.
-
-    Attributes:
-        images: uint8 [N, height, width, 1 or 3], 0..255, RGB.
-        labels: int32 [N].
-        masks: bool [N, height, width], where the object is; None where nobody knows.
-        mark_masks: bool [N, height, width], where a planted mark is (see the source `shapes`); None without
-            marks.
-    """
-
-    images: np.ndarray
-    labels: np.ndarray
-    masks: np.ndarray | None = None
-    mark_masks: np.ndarray | None = None
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-
-@dataclass(frozen=True, eq=False)
-class FileSplit:
-    """Examples in image files, each of which was decoded once when the folder was scanned.
-
-    Attributes:
-        paths: The files.
-        labels: int32 [N].
-        sizes: int32 [N, 2], height and width of the upright image.
-        decoders: uint8 [N]: DECODER_JPEG (an upright JPEG), DECODER_TENSORFLOW (`decode_image` reads it),
-            DECODER_PILLOW (only `read_image` does).
-    """
-
-    paths: tuple[str, ...]
-    labels: np.ndarray
-    sizes: np.ndarray
-    decoders: np.ndarray
-    masks: ClassVar[None] = None
-    mark_masks: ClassVar[None] = None
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-
-@dataclass(frozen=True, eq=False)
-class StreamSplit:
-    """Examples in the record files of a prepared TensorFlow Datasets builder, too large or too uneven for
-    memory.
-
-    Attributes:
-        builder: The tfds.core.DatasetBuilder, prepared.
-        instructions: The record files: (path, number of records to skip, number to take).
-        image_key: Name of the image feature.
-        label_key: Name of the label feature.
-    """
-
-    builder: Any
-    instructions: tuple[tuple[str, int, int], ...]
-    image_key: str
-    label_key: str
-    masks: ClassVar[None] = None
-    mark_masks: ClassVar[None] = None
-    _labels: list[np.ndarray] = field(default_factory=list, repr=False)
-
-    def __len__(self) -> int:
-        return sum(take for _, _, take in self.instructions)
-
-    @property
-    def labels(self) -> np.ndarray:
-        """int32 [N] in the order of the records; the first access reads every record, without decoding
-        images.
-        """
-        if not self._labels:
-            from keras_resnet.data.tfds_source import read_labels
-
-            self._labels.append(read_labels(self))
-        return self._labels[0]
-
-
-Split = ArraySplit | FileSplit | StreamSplit
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,7 +66,7 @@ class DatasetSpec:
         labels = tuple(labels)
         return len(labels) == len(self.labels) and (labels == self.labels or numbered in (labels, self.labels))
 
-    def preprocessing(self, **changes: Any) -> "Preprocessing":
+    def preprocessing(self, **changes: Any) -> Preprocessing:
         """Builds the data set's default preprocessing.
 
         Args:
@@ -162,8 +75,6 @@ class DatasetSpec:
         Returns:
             The settings, with this data set's input shape, statistics and labels.
         """
-        from keras_resnet.data.preprocessing import Preprocessing
-
         height, width, channels = self.image_shape
         settings = Preprocessing(height, width, channels, self.mean, self.std, labels=self.labels)
         return dataclasses.replace(settings, **changes)
@@ -255,34 +166,6 @@ def default_augmentation(image_shape: tuple[int, int, int]) -> str:
     if max(height, width) > SMALL_SIDE:
         return "inception_crop_flip"
     return "crop" if channels == 1 else "crop_flip"
-
-
-def hold_out(labels: np.ndarray, fraction: float) -> tuple[np.ndarray, np.ndarray]:
-    """Cuts a part off a set of examples, the same fraction of every class; the cut is always the same.
-
-    Args:
-        labels: int [N].
-        fraction: The part to cut off. Each class gives round(fraction · its size) examples, at least one
-            where it has two, and keeps at least one.
-
-    Returns:
-        (kept, held_out): int64 arrays of positions in 0..N-1, ascending, without overlap.
-    """
-    labels = np.asarray(labels)
-    shuffled = np.random.default_rng(20151210).permutation(len(labels))  # fixed: no setting moves an example
-    held_out = []
-    for label in np.unique(labels):
-        members = shuffled[labels[shuffled] == label]
-        count = min(max(1, round(fraction * len(members))), len(members) - 1)
-        held_out.append(members[:count])
-    chosen = np.sort(np.concatenate(held_out)) if held_out else np.zeros(0, np.int64)
-    return np.setdiff1d(np.arange(len(labels)), chosen), chosen
-
-
-def require_examples(positions: np.ndarray, split: str, need: str) -> None:
-    """Raises a UserError where a cut left a split without any example."""
-    if len(positions) == 0:
-        raise UserError(f"The {split} split would be empty: it needs at least {need}. Add images.")
 
 
 def channel_statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:

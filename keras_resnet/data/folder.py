@@ -27,23 +27,25 @@ import tensorflow as tf
 from PIL import Image, UnidentifiedImageError
 
 from keras_resnet.data.dataset import (
-    DECODER_JPEG,
-    DECODER_PILLOW,
-    DECODER_TENSORFLOW,
     IMAGENET_MEAN,
     IMAGENET_STD,
     PHOTOGRAPH_SIDE,
     SMALL_SIDE,
     DatasetSpec,
-    FileSplit,
-    Split,
     channel_statistics,
     default_augmentation,
-    hold_out,
-    require_examples,
 )
 from keras_resnet.data.decoding import decode_image, tensorflow_reads_orientation
 from keras_resnet.data.images import FORMATS, SUFFIXES, is_shown, read_file, read_image
+from keras_resnet.data.splits import (
+    DECODER_JPEG,
+    DECODER_PILLOW,
+    DECODER_TENSORFLOW,
+    FileSplit,
+    Split,
+    hold_out,
+    require_examples,
+)
 from keras_resnet.errors import UserError
 
 _SHOWN_BAD_FILES = 20

@@ -4,8 +4,7 @@
     shapes[:KEY=VALUE,…]    drawn shapes with the object's mask (see `shapes`)
     folder:PATH             an image folder (see `folder`)
     tfds:NAME               a prepared data set of TensorFlow Datasets (see `tfds_source`)
-    npz:PATH                NumPy arrays x_train, y_train, x_test, y_test, as `DatasetSpec.from_arrays` takes
-    them
+    npz:PATH                NumPy arrays x_train, y_train, x_test, y_test, for `DatasetSpec.from_arrays`
 
 Importing this module imports no TensorFlow, so that a wrong name is answered at once.
 """
@@ -18,31 +17,11 @@ from typing import Any
 import numpy as np
 
 from keras_resnet.archives import DAMAGED_ARCHIVE, check_sizes
-from keras_resnet.data.dataset import (
-    ArraySplit,
-    DatasetSpec,
-    FileSplit,
-    Split,
-    StreamSplit,
-    arrays_fingerprint,
-    channel_statistics,
-    hold_out,
-)
+from keras_resnet.data.dataset import DatasetSpec, arrays_fingerprint, channel_statistics
+from keras_resnet.data.splits import ArraySplit, hold_out
 from keras_resnet.errors import UserError, unknown_name
 
 MAX_IMAGE_SIZE = 8192  # pixels a side; one image of it is 805 MB as the network takes it
-
-__all__ = [
-    "SOURCES",
-    "ArraySplit",
-    "DatasetSpec",
-    "FileSplit",
-    "Source",
-    "Split",
-    "StreamSplit",
-    "load_source",
-    "source_names",
-]
 
 
 @dataclass(frozen=True)
@@ -131,11 +110,6 @@ def load_source(
         bad_images=bad_images,
         **options,
     )
-
-
-def source_names() -> list[str]:
-    """Returns how every source's name is written, for a help text."""
-    return [source.usage for source in SOURCES.values()]
 
 
 def _load_digits(argument: str, *, name: str, image_size: int | None, **_: Any) -> DatasetSpec:

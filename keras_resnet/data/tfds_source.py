@@ -15,6 +15,7 @@ record files in every epoch, as a `StreamSplit`. As in TensorFlow Datasets itsel
 orientation are not looked at.
 """
 
+import dataclasses
 import hashlib
 from typing import Any
 
@@ -25,14 +26,12 @@ from keras_resnet.data.dataset import (
     IMAGENET_STD,
     PHOTOGRAPH_SIDE,
     SMALL_SIDE,
-    ArraySplit,
     DatasetSpec,
-    StreamSplit,
     arrays_fingerprint,
     channel_statistics,
     default_augmentation,
-    hold_out,
 )
+from keras_resnet.data.splits import ArraySplit, StreamSplit, hold_out
 from keras_resnet.errors import UserError, unknown_name
 
 ARRAY_LIMIT_BYTES = 1 << 30
@@ -85,19 +84,6 @@ def load_tfds(
     if image_size is not None:
         shape = (image_size, image_size, channels)
     return DatasetSpec(name or f"tfds:{dataset}", labels, shape, *splits, augmentation, mean, std, fingerprint)
-
-
-def read_labels(split: StreamSplit) -> np.ndarray:
-    """Reads the labels of every record, int32 [N], in the split's order."""
-    import tensorflow as tf
-
-    features = {split.label_key: tf.io.FixedLenFeature([], tf.int64)}
-    labels = [np.zeros(0, np.int64)]
-    for path, skip, take in split.instructions:
-        records = tf.data.TFRecordDataset(path, buffer_size=1 << 20).skip(skip).take(take).batch(1024)
-        parsed = records.map(lambda batch: tf.io.parse_example(batch, features)[split.label_key])
-        labels += list(parsed.as_numpy_iterator())
-    return np.concatenate(labels).astype(np.int32)
 
 
 def _prepared_builder(dataset: str, data_dir: str | None) -> Any:
@@ -178,7 +164,7 @@ def _stream_splits(builder: Any, sizes: dict[str, int], image_key: str, label_ke
             )
             for file in builder.info.splits[expression].file_instructions
         )
-        return StreamSplit(builder, instructions, image_key, label_key)
+        return StreamSplit(instructions, image_key, label_key, _read_labels)
 
     roles = _roles({split: _first_label(stream(split)) >= 0 for split in _known(sizes)})
     if roles["test"] is None:
@@ -213,9 +199,21 @@ def _read_arrays(builder: Any, split: str, image_key: str, label_key: str) -> Ar
     return ArraySplit(np.concatenate(images), np.concatenate(labels).astype(np.int32))
 
 
+def _read_labels(split: StreamSplit) -> np.ndarray:
+    import tensorflow as tf
+
+    features = {split.label_key: tf.io.FixedLenFeature([], tf.int64)}
+    labels = [np.zeros(0, np.int64)]
+    for path, skip, take in split.instructions:
+        records = tf.data.TFRecordDataset(path, buffer_size=1 << 20).skip(skip).take(take).batch(1024)
+        parsed = records.map(lambda batch: tf.io.parse_example(batch, features)[split.label_key])
+        labels += list(parsed.as_numpy_iterator())
+    return np.concatenate(labels).astype(np.int32)
+
+
 def _first_label(split: StreamSplit) -> int:
     path, skip, take = split.instructions[0]
-    first = StreamSplit(split.builder, ((path, skip, min(take, 1)),), split.image_key, split.label_key)
+    first = dataclasses.replace(split, instructions=((path, skip, min(take, 1)),))
     return int(first.labels[0])
 
 

@@ -4,8 +4,8 @@ import statistics
 import time
 
 from keras_resnet.data.batches import steps_per_epoch, training_batches
-from keras_resnet.data.dataset import Split
 from keras_resnet.data.preprocessing import Preprocessing
+from keras_resnet.data.splits import Split
 from keras_resnet.errors import UserError
 
 
@@ -26,13 +26,12 @@ def pipeline_images_per_second(
         split: The training examples.
         preprocessing: The network's input.
         batch_size: Examples a batch.
-        augmentation: A name of `augmentation.AUGMENTATIONS`.
-        warmup_epochs: Epochs before the clock starts: the first decodes, and tf.data finds its number of
-            threads.
+        augmentation: What `parse_augmentation` reads.
+        warmup_epochs: Epochs before the clock starts: the first decodes, and tf.data finds its number of threads.
         repeats: How often is measured.
-        seconds: How long each measurement lasts at least, over as many epochs as that takes. An epoch of a
-            small split would be over while its batches still come out of the prefetch buffer.
-        seed: What order and augmentation hang on.
+        seconds: How long each measurement lasts at least, over as many epochs as that takes. An epoch of a small
+            split would be over while its batches still come out of the prefetch buffer.
+        seed: What order and augmentation depend on.
 
     Returns:
         Images a second of wall-clock time, the median of the measurements.

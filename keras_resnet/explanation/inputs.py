@@ -39,24 +39,22 @@ def network_inputs(
     """
     images = np.asarray(images)
     if images.ndim == 3:
-        raise UserError(f"Images come as a batch (N, height, width, channels). Received one image {images.shape}.")
+        raise UserError(f"Images come as a batch (N, height, width, channels). Got one image {images.shape}.")
     if images.ndim != 4 or images.dtype.kind not in "uif":
-        raise UserError(
-            f"Images are numbers (N, height, width, channels). Received {images.dtype} of shape {images.shape}."
-        )
+        raise UserError(f"Images are numbers (N, height, width, channels). Got {images.dtype} of shape {images.shape}.")
     if not np.isfinite(images).all():
         raise UserError("The images hold NaN or infinity. Replace those pixels.")
     size = images.shape[1:3]
     if preprocessing is not None:
         if images.shape[-1] not in (1, 3):
-            raise UserError(f"Images have 1 channel (grey) or 3 (colour). Received {images.shape[-1]}.")
+            raise UserError(f"Images have 1 channel (grey) or 3 (colour). Got {images.shape[-1]}.")
         inputs = preprocess(images, preprocessing).numpy() if len(images) else _no_inputs(preprocessing)
     else:
         inputs = images.astype(np.float32)
     expected = model.input_shape[1:]
     if any(want is not None and have != want for have, want in zip(inputs.shape[1:], expected, strict=True)):
         raise UserError(
-            f"Model {model.name!r} takes images {tuple(expected)}. Received {inputs.shape[1:]}: resize them, or give "
+            f"Model {model.name!r} takes images {tuple(expected)}. Got {inputs.shape[1:]}: resize them, or give "
             "the preprocessing that does."
         )
     return inputs, (int(size[0]), int(size[1]))
@@ -115,36 +113,6 @@ def read_images(paths: Sequence[str | os.PathLike[str]], channels: int) -> Itera
             yield Path(path), read_image(path, channels)
         except UserError as error:
             yield Path(path), str(error)
-
-
-def read_split(split, artifact: Artifact, *, batch_size: int = 64) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Reads a split's images at the network's size, before normalisation.
-
-    Yields:
-        (float32 pixels [n, h, w, c], 0..255, int labels [n]), every example in order.
-    """
-    from keras_resnet.data.batches import evaluation_batches
-
-    for images, labels in evaluation_batches(split, artifact.pixels, batch_size=batch_size):
-        yield images.numpy(), labels.numpy()
-
-
-def take_examples(split, artifact: Artifact, positions: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the examples at the given positions: float32 pixels [n, h, w, c], 0..255, and int labels [n]."""
-    wanted = {int(position): row for row, position in enumerate(positions)}
-    preprocessing = artifact.preprocessing
-    images = np.zeros((len(wanted), preprocessing.height, preprocessing.width, preprocessing.channels), np.float32)
-    labels = np.zeros(len(wanted), np.int64)
-    first = 0
-    for batch, batch_labels in read_split(split, artifact):
-        for offset in range(len(batch)):
-            row = wanted.get(first + offset)
-            if row is not None:
-                images[row], labels[row] = batch[offset], batch_labels[offset]
-        first += len(batch)
-        if wanted and first > max(wanted):
-            break
-    return images, labels
 
 
 def spread(count: int, limit: int) -> np.ndarray:

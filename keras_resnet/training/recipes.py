@@ -32,7 +32,9 @@ class Recipe:
     )
     resize: str = _setting("squash", "how images get to that size: stretched, or cropped", choices=("squash", "crop"))
     crop_fraction: float = _setting(1.0, "part of the side that the centre crop keeps", above=0.0, maximum=1.0)
-    augmentation: str = _setting("default", "random changes of training images; default: the data set's")
+    augmentation: str = _setting(
+        "default", "random changes of training images, as crop_flip,mixup:0.2; default: the data set's"
+    )
 
     model: str = _setting("resnet8", "network, a name of the model table")
     weights: str | None = _setting(None, "weights to start from; default: random", kind=str)

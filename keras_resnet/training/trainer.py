@@ -17,7 +17,7 @@ import numpy as np
 
 from keras_resnet.applications import create_model
 from keras_resnet.artifact import artifact_of
-from keras_resnet.data.augmentation import get_augmentation
+from keras_resnet.data.augmentation import parse_augmentation
 from keras_resnet.data.batches import evaluation_batches, steps_per_epoch, training_batches
 from keras_resnet.data.folder import named_unreadable_files
 from keras_resnet.data.preprocessing import Preprocessing
@@ -37,13 +37,14 @@ from keras_resnet.training.checkpoints import (
     restore_newest,
 )
 from keras_resnet.training.fused_normalization import copy_weights, training_twin
+from keras_resnet.training.losses import Accuracy, CrossEntropy
 from keras_resnet.training.optimizers import create_optimizer
 from keras_resnet.training.recipes import Recipe
 from keras_resnet.training.runs import RunDirectory, check_run, default_name, open_run
 from keras_resnet.training.schedules import Schedule
 
 if TYPE_CHECKING:
-    from keras_resnet.data.sources import DatasetSpec
+    from keras_resnet.data.dataset import DatasetSpec
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,7 @@ def train(
         )
     steps = steps_per_epoch(data.train, recipe.batch_size)
     augmentation = data.augmentation if recipe.augmentation == "default" else recipe.augmentation
-    get_augmentation(augmentation)
+    parse_augmentation(augmentation)
     strategy = create_strategy(recipe.devices)
     if recipe.batch_size % strategy.num_replicas_in_sync:
         raise UserError(
@@ -266,31 +267,11 @@ def compile_twin(twin: keras.Model, recipe: Recipe, *, steps: int, jit_compile: 
     optimizer.build(twin.trainable_variables)
     twin.compile(
         optimizer=optimizer,
-        loss=_SmoothedCrossEntropy(classes, recipe.label_smoothing)
-        if recipe.label_smoothing
-        else keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")],
+        loss=CrossEntropy(classes, recipe.label_smoothing),
+        metrics=[Accuracy(classes)],
         auto_scale_loss=False,
         jit_compile=jit_compile,
     )
-
-
-class _SmoothedCrossEntropy(keras.losses.Loss):
-    """Cross-entropy against labels of which a part is spread evenly over all classes.
-
-    Reference:
-        Szegedy et al. 2016, arXiv:1512.00567, section 7.
-    """
-
-    def __init__(self, classes: int, smoothing: float):
-        super().__init__(name="smoothed_cross_entropy")
-        self._classes, self._smoothing = classes, smoothing
-
-    def call(self, y_true: Any, y_pred: Any) -> Any:
-        ops = keras.ops
-        targets = ops.one_hot(ops.reshape(y_true, [-1]), self._classes)
-        targets = targets * (1.0 - self._smoothing) + self._smoothing / self._classes
-        return ops.categorical_crossentropy(targets, y_pred, from_logits=True)
 
 
 def _fit(

@@ -4,12 +4,26 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_resnet.data.augmentation import AUGMENTATIONS, augment_image, random_crop, random_resized_crop
+from keras_resnet.data.augmentation import (
+    AUGMENTATIONS,
+    parse_augmentation,
+    random_crop,
+    random_resized_crop,
+)
 from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.data.transforms import resize_image
 from keras_resnet.errors import UserError
 
 SETTINGS = Preprocessing(32, 32, 3, (0.5,) * 3, (0.5,) * 3)
+
+
+def augmented(text, images, seed, settings=SETTINGS, labels=None):
+    """Images of one size through every step, and their targets of four classes."""
+    augmentation = parse_augmentation(text)
+    resized = tf.stack([augmentation.change_image(image, tf.constant(seed), settings) for image in images])
+    labels = tf.constant(np.arange(len(images)) % 4 if labels is None else labels, tf.int32)
+    changed, targets = augmentation.change_batch(resized, labels, tf.constant(seed), num_classes=4)
+    return changed.numpy(), targets.numpy()
 
 
 def numbered(count=200):
@@ -54,20 +68,91 @@ def test_the_padding_is_an_eighth_of_the_side():
     assert (cropped.max(axis=1) == 0).sum(axis=1).max() == 3
 
 
-@pytest.mark.parametrize("name", AUGMENTATIONS)
-def test_the_same_seed_gives_the_same_image_and_another_seed_another(name):
-    image = np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8)
-    first, again, other = (augment_image(name, image, seed, SETTINGS).numpy() for seed in ([1, 2], [1, 2], [1, 3]))
-    assert first.shape == (32, 32, 3)
-    assert first.min() >= 0
-    assert first.max() <= 255
-    np.testing.assert_array_equal(first, again)
-    assert name == "none" or (first != other).any()
+@pytest.mark.parametrize("name", [*AUGMENTATIONS, "crop_flip,mixup:0.4,cutmix"])
+def test_the_same_seed_gives_the_same_images_and_another_seed_others(name):
+    images = np.random.default_rng(0).integers(0, 256, (3, 40, 50, 3), np.uint8)
+    first, again, other = (augmented(name, images, seed) for seed in ([1, 2], [1, 2], [1, 4]))
+    assert first[0].shape == (3, 32, 32, 3)
+    assert first[0].min() >= 0
+    assert first[0].max() <= 255
+    for one, two in zip(first, again, strict=True):
+        np.testing.assert_array_equal(one, two)
+    assert name == "none" or (first[0] != other[0]).any()
 
 
 def test_none_only_resizes():
-    image = np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8)
-    np.testing.assert_array_equal(augment_image("none", image, [0, 0], SETTINGS), resize_image(image, SETTINGS))
+    images = np.random.default_rng(0).integers(0, 256, (2, 40, 50, 3), np.uint8)
+    changed, labels = augmented("none", images, [0, 0])
+    np.testing.assert_array_equal(changed, resize_image(images, SETTINGS))
+    np.testing.assert_array_equal(labels, [0, 1])
+
+
+def flat_images(values):
+    return np.repeat(np.array(values, np.uint8), 32 * 32 * 3).reshape(len(values), 32, 32, 3)
+
+
+@pytest.mark.parametrize("alpha", [0.01, 0.2, 1.0])
+def test_mixup_blends_images_and_targets_by_one_share(alpha):
+    shares = []
+    for number in range(60):
+        images, targets = augmented(f"mixup:{alpha}", flat_images([0, 50, 100, 200]), [number, 3])
+        share = targets[0, 0]
+        shares.append(share)
+        # The images' mass moves as the targets' does: within the rounding of float32 at 200.
+        np.testing.assert_allclose(images[:, 5, 6, 1], targets @ [0, 50, 100, 200], atol=1e-4)
+        np.testing.assert_allclose(targets, share * np.eye(4) + (1 - share) * np.eye(4)[::-1], atol=1e-6)
+    # Beta(α, α) has the mean 1/2 and the variance 1 / (4 (2α + 1)); 60 draws: a standard error of at most 0.065, and
+    # of the variance of at most 0.012.
+    assert abs(np.mean(shares) - 0.5) < 0.25
+    assert abs(np.var(shares) - 1 / (4 * (2 * alpha + 1))) < 0.05
+
+
+def test_cutmix_pastes_one_rectangle_and_counts_its_pixels():
+    shares = []
+    for number in range(200):
+        images, targets = augmented("cutmix", flat_images([10, 20, 30, 40]), [number, 5])
+        pasted = images[0, :, :, 0] == 40
+        assert ((images[0, :, :, 0] == 10) | pasted).all()
+        rows, columns = pasted.any(1), pasted.any(0)
+        np.testing.assert_array_equal(pasted, rows[:, None] & columns[None])  # a rectangle
+        for side in (rows, columns):
+            assert np.abs(np.diff(np.pad(side.astype(int), 1))).sum() in (0, 2)  # in one piece
+        np.testing.assert_allclose(targets[0], [1 - pasted.mean(), 0, 0, pasted.mean()], atol=1e-6)
+        np.testing.assert_allclose(targets.sum(1), 1, atol=1e-6)
+        shares.append(pasted.mean())
+    # Without the border 1/2 of the area would be pasted; of a square of side s, centred evenly, (1 - s/4)² s² is left.
+    # Over s² even in 0..1 that is 0.5 - 2/5 · 1/2 + 1/16 · 1/3 ≈ 0.321; 200 draws have a standard error of 0.015.
+    assert abs(np.mean(shares) - 0.321) < 0.06
+
+
+def test_steps_compose_in_order_and_the_first_keeps_its_seed():
+    images = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), np.uint8)
+    cropped, _ = augmented("crop_flip", images, [8, 9])
+    both, targets = augmented("crop_flip,mixup:1", images, [8, 9])
+    share = targets[0, 0]
+    np.testing.assert_allclose(both, share * cropped + (1 - share) * cropped[::-1], atol=1e-3)  # float32 at 255
+    named, _ = augmented("crop_flip, mixup:alpha=1.0", images, [8, 9])
+    np.testing.assert_array_equal(both, named)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("cropflip", "'cropflip'. Closest: 'crop_flip'"),
+        ("crop,mixp", "'mixp'. Closest: 'mixup'"),
+        ("", "unknown augmentation ''|Unknown augmentation ''"),
+        ("mixup:0", "alpha of the augmentation mixup must be a number from 0.01 to 100, got '0'"),
+        ("mixup:nan", "got 'nan'"),
+        ("mixup:much", "got 'much'"),
+        ("mixup:beta=1", "'beta'"),
+        ("mixup:1:2", "takes at most 1 .alpha. options, got 2"),
+        ("crop:3", "takes none"),
+        ("crop,inception_crop_flip", "inception_crop_flip .* must come first"),
+    ],
+)
+def test_a_wrong_augmentation_is_refused(text, message):
+    with pytest.raises(UserError, match=message):
+        parse_augmentation(text)
 
 
 def test_a_random_rectangle_has_the_area_and_proportions_it_should():
@@ -104,8 +189,3 @@ def test_an_extreme_image_still_gives_a_crop(shape):
     for number in range(5):
         result = random_resized_crop(image, tf.constant([number, 0]), SETTINGS)
         np.testing.assert_allclose(result, np.full((32, 32, 3), 77.0), rtol=1e-5)
-
-
-def test_an_unknown_augmentation_is_named():
-    with pytest.raises(UserError, match="'crop_flip'"):
-        augment_image("cropflip", np.zeros((8, 8, 3), np.uint8), [0, 0], SETTINGS)

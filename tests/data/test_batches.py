@@ -9,17 +9,18 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from keras_resnet.data import batches as pipeline
-from keras_resnet.data.batches import evaluation_batches, sample_images, steps_per_epoch, training_batches
-from keras_resnet.data.dataset import DECODER_JPEG, DECODER_PILLOW, DECODER_TENSORFLOW, ArraySplit, FileSplit
+from keras_resnet.data import reading
+from keras_resnet.data.batches import evaluation_batches, steps_per_epoch, training_batches
 from keras_resnet.data.folder import scan_files
 from keras_resnet.data.images import read_image
 from keras_resnet.data.preprocessing import Preprocessing
+from keras_resnet.data.reading import examples_at, sample_images
+from keras_resnet.data.splits import DECODER_JPEG, DECODER_PILLOW, DECODER_TENSORFLOW, ArraySplit, FileSplit
 from keras_resnet.data.throughput import pipeline_images_per_second
 from keras_resnet.data.transforms import preprocess
 from keras_resnet.errors import UserError
 
-SETTINGS = Preprocessing(16, 16, 3, (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
+SETTINGS = Preprocessing(16, 16, 3, (0.5, 0.4, 0.3), (0.2, 0.3, 0.4), labels=tuple("abcde"))
 AUGMENTATIONS = ["none", "crop", "crop_flip", "inception_crop_flip"]
 
 
@@ -87,9 +88,11 @@ def assert_same_stream(one, other):
         ("arrays", "crop"),
         ("arrays", "crop_flip"),
         ("arrays", "inception_crop_flip"),
+        ("arrays", "crop_flip,mixup,cutmix"),
         ("even_files", "crop_flip"),
         ("uneven_files", "crop_flip"),
         ("uneven_files", "inception_crop_flip"),
+        ("uneven_files", "inception_crop_flip,cutmix"),
     ],
 )
 def test_a_resumed_stream_equals_the_rest_of_an_uninterrupted_one(request, kind, augmentation):
@@ -107,7 +110,7 @@ def test_a_finished_run_has_nothing_left(arrays):
 
 
 @pytest.mark.parametrize("augmentation", ["crop_flip", "inception_crop_flip"])
-def test_the_stream_hangs_on_the_seed_and_the_epoch(arrays, augmentation):
+def test_the_stream_depends_on_the_seed_and_the_epoch(arrays, augmentation):
     def stream(seed):
         options = {"batch_size": 18, "seed": seed, "epochs": 2, "augmentation": augmentation}
         return np.stack(collect(training_batches(arrays, SETTINGS, **options))[0])
@@ -146,6 +149,39 @@ def test_training_batches_are_whole(request, kind, augmentation):
     assert {part.shape for part in labels} == {(4,)}
 
 
+def test_mixed_labels_are_distributions_over_all_classes(arrays):
+    mixed = training_batches(arrays, SETTINGS, batch_size=12, seed=7, epochs=1, augmentation="mixup:1")
+    plain = training_batches(arrays, SETTINGS, batch_size=12, seed=7, epochs=1)
+    assert mixed.element_spec == (tf.TensorSpec([12, 16, 16, 3]), tf.TensorSpec([12, 5]))
+    for (images, targets), (unmixed, labels) in zip(mixed.as_numpy_iterator(), plain.as_numpy_iterator(), strict=True):
+        one_hot = np.eye(5)[labels]
+        different = labels != labels[::-1]
+        share = targets[different, labels[different]][0]
+        np.testing.assert_allclose(targets, share * one_hot + (1 - share) * one_hot[::-1], atol=1e-6)
+        # Normalization is linear, so that the network's inputs are mixed as the pixels are; float32 of up to 255.
+        np.testing.assert_allclose(images, share * unmixed + (1 - share) * unmixed[::-1], atol=1e-4)
+
+
+def test_mixing_labels_needs_their_number(arrays):
+    unnamed = dataclasses.replace(SETTINGS, labels=())
+    with pytest.raises(UserError, match="Give it labels"):
+        training_batches(arrays, unnamed, batch_size=4, seed=0, epochs=1, augmentation="crop,cutmix")
+
+
+@pytest.mark.parametrize("kind", ["arrays", "even_files", "uneven_files"])
+def test_examples_are_read_by_position(request, kind):
+    split = request.getfixturevalue(kind)
+    pixels = dataclasses.replace(SETTINGS, mean=(0.0,) * 3, std=(1 / 255,) * 3)
+    everything = np.concatenate(collect(evaluation_batches(split, pixels, batch_size=8))[0])
+    positions = [7, 2, 2, 9]
+    images, labels = examples_at(split, SETTINGS, positions)
+    np.testing.assert_array_equal(images, everything[positions])
+    np.testing.assert_array_equal(labels, split.labels[positions])
+    nothing, no_labels = examples_at(split, SETTINGS, [])
+    assert nothing.shape == (0, 16, 16, 3)
+    assert no_labels.shape == (0,)
+
+
 @pytest.mark.parametrize("kind", ["arrays", "even_files", "uneven_files"])
 def test_evaluation_holds_every_example_in_order(request, kind):
     split = request.getfixturevalue(kind)
@@ -170,19 +206,19 @@ def test_kept_and_newly_decoded_images_give_the_same_stream(request, monkeypatch
         list(training_batches(kept, settings, **options).as_numpy_iterator()),
         list(evaluation_batches(kept, settings, batch_size=4).as_numpy_iterator()),
     )
-    assert kept in pipeline._kept
-    monkeypatch.setattr(pipeline, "MEMORY_LIMIT_BYTES", 0)
+    assert kept in reading._kept
+    monkeypatch.setattr(reading, "MEMORY_LIMIT_BYTES", 0)
     decoded = dataclasses.replace(split)
     again = list(training_batches(decoded, settings, **options).as_numpy_iterator())
     evaluated = list(evaluation_batches(decoded, settings, batch_size=4).as_numpy_iterator())
-    assert decoded not in pipeline._kept
+    assert decoded not in reading._kept
     tf.nest.map_structure(np.testing.assert_array_equal, training + evaluation, again + evaluated)
 
 
 def test_crop_flip_is_the_same_from_memory_and_from_disk(even_files, monkeypatch):
     options = {"batch_size": 4, "seed": 1, "epochs": 2, "augmentation": "crop_flip"}
     kept = list(training_batches(dataclasses.replace(even_files), SETTINGS, **options).as_numpy_iterator())
-    monkeypatch.setattr(pipeline, "MEMORY_LIMIT_BYTES", 0)
+    monkeypatch.setattr(reading, "MEMORY_LIMIT_BYTES", 0)
     decoded = list(training_batches(dataclasses.replace(even_files), SETTINGS, **options).as_numpy_iterator())
     tf.nest.map_structure(np.testing.assert_array_equal, kept, decoded)
 
@@ -195,7 +231,7 @@ def test_the_fixture_takes_every_way_of_decoding(uneven_files, even_files):
 def test_pixels_are_let_go_with_their_split():
     split = ArraySplit(np.zeros((4, 16, 16, 3), np.uint8), np.zeros(4, np.int32))
     collect(evaluation_batches(split, SETTINGS, batch_size=2))
-    assert split in pipeline._kept
+    assert split in reading._kept
     reference = weakref.ref(split)
     del split
     gc.collect()

@@ -10,9 +10,11 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from keras_resnet.data import tfds_source
-from keras_resnet.data.batches import evaluation_batches, sample_images, training_batches
-from keras_resnet.data.dataset import IMAGENET_MEAN, ArraySplit, StreamSplit
+from keras_resnet.data.batches import evaluation_batches, training_batches
+from keras_resnet.data.dataset import IMAGENET_MEAN
+from keras_resnet.data.reading import sample_images
 from keras_resnet.data.sources import load_source
+from keras_resnet.data.splits import ArraySplit, StreamSplit
 from keras_resnet.errors import UserError
 
 

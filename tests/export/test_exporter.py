@@ -248,7 +248,7 @@ def test_servers_without_tensorflow(name, model, pixels, tmp_path):
 )
 def test_real_weights_lose_at_most_half_a_point(name, weights, right, exact_formats, shared, tmp_path):
     from keras_resnet.applications import create_model
-    from keras_resnet.data.batches import sample_images
+    from keras_resnet.data.reading import sample_images
     from keras_resnet.data.sources import load_source
 
     pytest.importorskip("torch")

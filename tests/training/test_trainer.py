@@ -32,7 +32,7 @@ def recipe(tiny_data):
         stochastic_depth_rate=0.3,
         ema_decay=0.5,
         label_smoothing=0.1,
-        augmentation="crop",
+        augmentation="crop,mixup:0.4",
         seed=3,
     )
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from keras_resnet.cli import entry
+from keras_resnet.cli import script
 from keras_resnet.cli.main import VERBS
 from keras_resnet.cli.main import main as keras_resnet
 from keras_resnet.errors import UserError
@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def parser():
-    made = entry.Parser(prog="thing.py")
+    made = script.Parser(prog="thing.py")
     made.add_argument("--model", default="a")
     made.add_argument("--count", type=int)
     made.add_argument("--split", choices=("train", "test"))
@@ -24,7 +24,7 @@ def parser():
 
 
 def outcome(argv, capsys, command=lambda arguments: None):
-    code = entry.run(command, parser(), argv)
+    code = script.run(command, parser(), argv)
     return code, capsys.readouterr().err
 
 
@@ -78,7 +78,7 @@ def test_a_missing_package_is_one_line_that_says_what_to_install(capsys):
         outcome([], capsys, broken)
 
 
-@pytest.mark.parametrize(("error", "code"), [(KeyboardInterrupt, 130), (entry.Terminated, 143)])
+@pytest.mark.parametrize(("error", "code"), [(KeyboardInterrupt, 130), (script.Terminated, 143)])
 def test_interruptions_have_their_exit_codes(error, code, capsys):
     def command(arguments):
         raise error("Go on like this.")
@@ -124,14 +124,14 @@ assert not loaded, loaded
     assert shown.stdout.startswith("usage:")
 
 
-def script(body, *, send=(), environment=None):
+def python_script(body, *, send=(), environment=None):
     """Runs `body` as a script's command in a process of its own; sends it signals when it says so."""
     code = f"""
 import sys, time
-from keras_resnet.cli import entry
+from keras_resnet.cli import script
 def command(arguments):
 {chr(10).join("    " + line for line in body.splitlines())}
-sys.exit(entry.run(command, entry.Parser(prog="thing.py"), []))
+sys.exit(script.run(command, script.Parser(prog="thing.py"), []))
 """
     process = subprocess.Popen(
         [sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
@@ -152,7 +152,7 @@ finally:
     print("cleaning up", flush=True)
     time.sleep(15)"""
     began = time.monotonic()
-    assert script(body, send=(signal.SIGINT, signal.SIGINT)) == (130, "", "")
+    assert python_script(body, send=(signal.SIGINT, signal.SIGINT)) == (130, "", "")
     assert time.monotonic() - began < 10
 
 
@@ -162,11 +162,11 @@ def test_an_interrupt_that_a_library_turned_into_its_own_error_is_still_one():
     time.sleep(15)
 except KeyboardInterrupt:
     raise RuntimeError("INTERNAL: a callback failed") from None"""
-    code, _, err = script(body, send=(signal.SIGINT,))
+    code, _, err = python_script(body, send=(signal.SIGINT,))
     assert (code, err) == (130, "\nInterrupted.\n")
 
 
 def test_letters_that_the_terminal_lacks_are_escaped():
     body = 'print("größer", chr(0xDCFF))'
-    code, out, err = script(body, environment={"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"})
+    code, out, err = python_script(body, environment={"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"})
     assert (code, out, err) == (0, "gr\\xf6\\xdfer \\udcff\n", "")

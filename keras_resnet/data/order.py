@@ -1,0 +1,48 @@
+"""The order of examples and the seeds of their changes: functions of (seed, epoch) alone.
+
+They do not depend on the epochs before, the number of threads or where a run was interrupted.
+"""
+
+import tensorflow as tf
+
+ALGORITHM = "philox"  # named, because the default differs between devices
+
+ORDER, IMAGES, BATCHES, RECORDS = range(4)  # what a number is drawn for
+
+
+def permutation(seed: int, epoch: tf.Tensor, count: int) -> tf.Tensor:
+    """Draws the order of an epoch.
+
+    Args:
+        seed: The seed of the run, 0..2³¹-1.
+        epoch: int32 scalar, from 0.
+        count: Number of examples.
+
+    Returns:
+        int32 [count]: a permutation of 0..count-1.
+    """
+    keys = tf.random.stateless_uniform(
+        [count], _purpose(seed, epoch, ORDER), minval=None, maxval=None, dtype=tf.int32, alg=ALGORITHM
+    )
+    return tf.argsort(keys, stable=True)
+
+
+def draw_seeds(seed: int, epoch: tf.Tensor, purpose: int, count: int) -> tf.Tensor:
+    """Draws seeds for the images, batches or records of an epoch.
+
+    Args:
+        seed: The seed of the run, 0..2³¹-1.
+        epoch: int32 scalar, from 0.
+        purpose: IMAGES, BATCHES or RECORDS.
+        count: Number of seeds.
+
+    Returns:
+        int32 [count, 2].
+    """
+    return tf.random.stateless_uniform(
+        [count, 2], _purpose(seed, epoch, purpose), minval=None, maxval=None, dtype=tf.int32, alg=ALGORITHM
+    )
+
+
+def _purpose(seed: int, epoch: tf.Tensor, purpose: int) -> tf.Tensor:
+    return tf.random.fold_in(tf.stack([tf.constant(seed, tf.int32), epoch]), purpose, alg=ALGORITHM)

@@ -1,0 +1,263 @@
+"""Examples of a split as tensors: from arrays, image files or record files, decoded but not yet resized.
+
+Memory: decoded images are kept, 8 bits a channel, as long as those of all splits in use take at most
+`MEMORY_LIMIT_BYTES`: then only the first epoch decodes. Larger splits are decoded anew in every epoch.
+"""
+
+import threading
+import weakref
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from keras_resnet.data.decoding import decode_image, decode_jpeg
+from keras_resnet.data.images import read_image
+from keras_resnet.data.order import RECORDS, draw_seeds, permutation
+from keras_resnet.data.preprocessing import Preprocessing
+from keras_resnet.data.splits import DECODER_JPEG, DECODER_PILLOW, ArraySplit, FileSplit, Split, StreamSplit
+from keras_resnet.data.transforms import resize_image
+from keras_resnet.errors import UserError
+
+MEMORY_LIMIT_BYTES = 1 << 30
+
+_INTERLEAVED_FILES = 16
+_SHUFFLE_BUFFER = 10_000
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A split as functions of the graph.
+
+    Attributes:
+        example: What `ordered` and `in_sequence` hold → (uint8 image [h, w, c], int32 label).
+        ordered: (seed, epoch) → dataset of the epoch's examples.
+        in_sequence: () → dataset of all examples in the split's order.
+        batch: int positions [n] → (uint8 images [n, h, w, c], int32 labels [n]); None where sizes differ or
+            images are not in memory.
+    """
+
+    example: Callable[[Any], tuple[tf.Tensor, tf.Tensor]]
+    ordered: Callable[[int, tf.Tensor], tf.data.Dataset]
+    in_sequence: Callable[[], tf.data.Dataset]
+    batch: Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]] | None = None
+
+
+def open_split(split: Split, channels: int, *, keep: bool = True) -> Reader:
+    """Opens a split.
+
+    Args:
+        split: The examples.
+        channels: 1 or 3, what image files are decoded to; arrays have their own.
+        keep: Whether decoded files may stay in memory.
+
+    Returns:
+        How to read it.
+    """
+    if isinstance(split, StreamSplit):
+        return _open_stream(split, channels)
+    labels = _on_host(np.asarray(split.labels, np.int32))
+    read, is_batch = _image_reader(split, channels, keep=keep)
+
+    def with_label(position: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        return read(position), tf.gather(labels, position)
+
+    return Reader(
+        example=with_label,
+        ordered=lambda seed, epoch: tf.data.Dataset.from_tensor_slices(permutation(seed, epoch, len(split))),
+        in_sequence=lambda: tf.data.Dataset.range(len(split), output_type=tf.int32),
+        batch=with_label if is_batch else None,
+    )
+
+
+def examples_at(
+    split: Split, preprocessing: Preprocessing, positions: Sequence[int] | np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Reads some examples.
+
+    Args:
+        split: The examples.
+        preprocessing: The network's input.
+        positions: Which ones, 0..len(split) - 1, in any order.
+
+    Returns:
+        (images, labels): float32 [n, height, width, channels] at the network's size, 0..255, not normalized, and
+        int32 [n], in the order of the positions.
+    """
+    positions = np.asarray(positions, np.int64)
+    reader = open_split(split, preprocessing.channels, keep=False)
+
+    def one_image(example: Any) -> tf.Tensor:
+        return resize_image(reader.example(example)[0], preprocessing)
+
+    shape = (len(positions), preprocessing.height, preprocessing.width, preprocessing.channels)
+    images = np.empty(shape, np.float32)
+    if isinstance(split, StreamSplit):
+        wanted = tf.constant(np.unique(positions))
+        numbered = reader.in_sequence().enumerate()
+        numbered = numbered.filter(lambda position, _: tf.reduce_any(tf.equal(position, wanted))).take(len(wanted))
+        for position, image in parallel_map(numbered, lambda number, record: (number, one_image(record))):
+            images[positions == int(position)] = image
+    else:
+        read = parallel_map(tf.data.Dataset.from_tensor_slices(positions), one_image)
+        for row, image in enumerate(read.as_numpy_iterator()):
+            images[row] = image
+    return images, np.asarray(split.labels, np.int32)[positions]
+
+
+def sample_images(
+    split: Split, preprocessing: Preprocessing, count: int, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draws examples evenly over the classes, for calibration and comparison of exported models.
+
+    Args:
+        split: Where to draw from.
+        preprocessing: The network's input.
+        count: How many at most; the whole split where it has no more.
+        seed: What the choice depends on.
+
+    Returns:
+        (images, labels) as `examples_at` returns them. The classes take turns, so that any first part of the sample
+        is even as well.
+
+    Raises:
+        UserError: The count is below 1.
+    """
+    if count < 1:
+        raise UserError(f"The number of images to sample must be at least 1, got {count}.")
+    labels = split.labels
+    shuffled = np.random.default_rng(seed).permutation(len(labels))
+    turn = np.empty(len(labels), np.int64)  # how many of its class come before an example
+    for label in np.unique(labels):
+        members = shuffled[labels[shuffled] == label]
+        turn[members] = np.arange(len(members))
+    return examples_at(split, preprocessing, shuffled[np.argsort(turn[shuffled], kind="stable")][:count])
+
+
+def parallel_map(dataset: tf.data.Dataset, function: Callable[..., Any]) -> tf.data.Dataset:
+    """Maps on as many threads as pay; the order stays."""
+    return dataset.map(function, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+
+
+def _image_reader(
+    split: ArraySplit | FileSplit, channels: int, *, keep: bool
+) -> tuple[Callable[[tf.Tensor], tf.Tensor], bool]:
+    """(position → uint8 image, whether it takes many positions at once as well)."""
+    pixels = _pixels(split, channels, keep=keep)
+    if pixels is None:
+        return _file_reader(split, channels), False
+    if pixels.shape.rank == 4:
+        return lambda position: tf.gather(pixels, position), True
+    sizes = _on_host(np.asarray(split.sizes, np.int64))
+    lengths = np.prod(split.sizes.astype(np.int64), axis=1) * channels
+    starts = _on_host(np.concatenate([[0], np.cumsum(lengths)[:-1]]))
+
+    def cut_out(position: tf.Tensor) -> tf.Tensor:
+        height, width = tf.unstack(tf.gather(sizes, position))
+        start = tf.gather(starts, position)
+        return tf.reshape(pixels[start : start + height * width * channels], [height, width, channels])
+
+    return cut_out, False
+
+
+def _file_reader(split: FileSplit, channels: int) -> Callable[[tf.Tensor], tf.Tensor]:
+    paths, decoders = _on_host(np.array(split.paths)), _on_host(split.decoders)
+
+    def with_tensorflow(path: tf.Tensor) -> tf.Tensor:
+        return decode_image(tf.io.read_file(path), channels)
+
+    def with_pillow(path: tf.Tensor) -> tf.Tensor:
+        image = tf.numpy_function(lambda name: read_image(name.decode(), channels), [path], tf.uint8)
+        return tf.ensure_shape(image, [None, None, channels])
+
+    def read(position: tf.Tensor) -> tf.Tensor:
+        path = tf.gather(paths, position)
+        if (split.decoders == DECODER_JPEG).all():
+            return decode_jpeg(tf.io.read_file(path), channels)
+        if (split.decoders != DECODER_PILLOW).all():
+            return with_tensorflow(path)
+        needs_pillow = tf.equal(tf.gather(decoders, position), DECODER_PILLOW)
+        return tf.cond(needs_pillow, lambda: with_pillow(path), lambda: with_tensorflow(path))
+
+    return read
+
+
+def _open_stream(split: StreamSplit, channels: int) -> Reader:
+    paths, skips, takes = zip(*split.instructions, strict=True)
+    paths, skips, takes = tf.constant(paths), tf.constant(skips, tf.int64), tf.constant(takes, tf.int64)
+    features = {
+        split.image_key: tf.io.FixedLenFeature([], tf.string),
+        split.label_key: tf.io.FixedLenFeature([], tf.int64),
+    }
+
+    def read(path: tf.Tensor, skip: tf.Tensor, take: tf.Tensor) -> tf.data.Dataset:
+        return tf.data.TFRecordDataset(path, buffer_size=1 << 20).skip(skip).take(take)
+
+    def example(record: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        parsed = tf.io.parse_single_example(record, features)
+        # TensorFlow Datasets writes JPEG or PNG, and this operator reads both, several times faster than
+        # `decode_image` finds out which of five formats it is.
+        return decode_jpeg(parsed[split.image_key], channels), tf.cast(parsed[split.label_key], tf.int32)
+
+    def ordered(seed: int, epoch: tf.Tensor) -> tf.data.Dataset:
+        order = permutation(seed, epoch, len(split.instructions))
+        files = tf.data.Dataset.from_tensor_slices(tuple(tf.gather(part, order) for part in (paths, skips, takes)))
+        records = files.interleave(
+            read, cycle_length=_INTERLEAVED_FILES, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
+        )
+        buffer_seed = tf.cast(draw_seeds(seed, epoch, RECORDS, 1)[0, 0], tf.int64)
+        # `shuffle` mixes its seed with the process's, on which the order must not depend, and trips over a process's
+        # seed of 0. This function is traced into a graph of its own, whose seed this sets and no other.
+        tf.compat.v1.set_random_seed(1)
+        return records.shuffle(min(len(split), _SHUFFLE_BUFFER), buffer_seed, reshuffle_each_iteration=False)
+
+    def in_sequence() -> tf.data.Dataset:
+        return tf.data.Dataset.from_tensor_slices((paths, skips, takes)).flat_map(read)
+
+    return Reader(example, ordered, in_sequence)
+
+
+# Split → channels → its pixels. A split that nobody holds any longer takes its pixels with it.
+_kept: "weakref.WeakKeyDictionary[Split, dict[int, tf.Tensor]]" = weakref.WeakKeyDictionary()
+_kept_lock = threading.Lock()
+
+
+def _pixels(split: ArraySplit | FileSplit, channels: int, *, keep: bool) -> tf.Tensor | None:
+    """All pixels of a split: uint8 [N, h, w, c] for one size, flat for several; None where they would not fit."""
+    is_files = isinstance(split, FileSplit)
+    key = channels if is_files else 0  # arrays keep their own channels until `resize_image`
+    with _kept_lock:
+        held = _kept.get(split, {})
+        if key in held:
+            return held[key]
+        if not is_files:
+            pixels = _on_host(split.images)
+        else:
+            needed = int(np.prod(split.sizes.astype(np.int64), axis=1).sum()) * channels
+            in_use = sum(tensor.shape.num_elements() for tensors in _kept.values() for tensor in tensors.values())
+            if not keep or in_use + needed > MEMORY_LIMIT_BYTES:
+                return None
+            pixels = _on_host(_decode_all(split, channels, needed))
+        _kept.setdefault(split, {})[key] = pixels
+        return pixels
+
+
+def _decode_all(split: FileSplit, channels: int, needed: int) -> np.ndarray:
+    images = parallel_map(tf.data.Dataset.range(len(split)), _file_reader(split, channels))
+    flat = np.empty(needed, np.uint8)
+    one_size = (split.sizes == split.sizes[0]).all()
+    if one_size:
+        images = images.batch(256)
+    start = 0
+    for part in images.prefetch(2).as_numpy_iterator():
+        flat[start : start + part.size] = part.reshape(-1)
+        start += part.size
+    return flat.reshape(len(split), *split.sizes[0], channels) if one_size else flat
+
+
+def _on_host(array: np.ndarray) -> tf.Tensor:
+    # tf.data runs on the processor: a tensor that landed on a GPU would be copied back for every batch.
+    with tf.device("CPU:0"):
+        return tf.convert_to_tensor(array)

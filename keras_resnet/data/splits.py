@@ -1,0 +1,117 @@
+"""Splits: where the examples of a part of a data set lie, and the fixed rule by which such parts are cut.
+
+This module imports neither TensorFlow nor Pillow.
+"""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from keras_resnet.errors import UserError
+
+# How a file is decoded (FileSplit.decoders).
+DECODER_JPEG, DECODER_TENSORFLOW, DECODER_PILLOW = 0, 1, 2
+
+
+@dataclass(frozen=True, eq=False)
+class ArraySplit:
+    """Examples in memory.
+
+    Attributes:
+        images: uint8 [N, height, width, 1 or 3], 0..255, RGB.
+        labels: int32 [N].
+        masks: bool [N, height, width], where the object is; None where nobody knows.
+        mark_masks: bool [N, height, width], where a planted mark is (see the source `shapes`); None without marks.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    masks: np.ndarray | None = None
+    mark_masks: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True, eq=False)
+class FileSplit:
+    """Examples in image files, each of which was decoded once when the folder was scanned.
+
+    Attributes:
+        paths: The files.
+        labels: int32 [N].
+        sizes: int32 [N, 2], height and width of the upright image.
+        decoders: uint8 [N]: DECODER_JPEG (an upright JPEG), DECODER_TENSORFLOW (`decode_image` reads it),
+            DECODER_PILLOW (only `read_image` does).
+    """
+
+    paths: tuple[str, ...]
+    labels: np.ndarray
+    sizes: np.ndarray
+    decoders: np.ndarray
+    masks: ClassVar[None] = None
+    mark_masks: ClassVar[None] = None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True, eq=False)
+class StreamSplit:
+    """Examples in the record files of TensorFlow Datasets, too large or too uneven for memory.
+
+    Attributes:
+        instructions: The record files: (path, number of records to skip, number to take).
+        image_key: Name of the image feature.
+        label_key: Name of the label feature.
+        read_labels: Split → labels, int32 [N] in the order of the records.
+    """
+
+    instructions: tuple[tuple[str, int, int], ...]
+    image_key: str
+    label_key: str
+    read_labels: Callable[["StreamSplit"], np.ndarray]
+    masks: ClassVar[None] = None
+    mark_masks: ClassVar[None] = None
+
+    def __len__(self) -> int:
+        return sum(take for _, _, take in self.instructions)
+
+    @functools.cached_property
+    def labels(self) -> np.ndarray:
+        """int32 [N]; the first access reads every record, without decoding images."""
+        return self.read_labels(self)
+
+
+Split = ArraySplit | FileSplit | StreamSplit
+
+
+def hold_out(labels: np.ndarray, fraction: float) -> tuple[np.ndarray, np.ndarray]:
+    """Cuts a part off a set of examples, the same fraction of every class; the cut is always the same.
+
+    Args:
+        labels: int [N].
+        fraction: The part to cut off. Each class gives round(fraction · its size) examples, at least one
+            where it has two, and keeps at least one.
+
+    Returns:
+        (kept, held_out): int64 arrays of positions in 0..N-1, ascending, without overlap.
+    """
+    labels = np.asarray(labels)
+    shuffled = np.random.default_rng(20151210).permutation(len(labels))  # fixed: no setting moves an example
+    held_out = []
+    for label in np.unique(labels):
+        members = shuffled[labels[shuffled] == label]
+        count = min(max(1, round(fraction * len(members))), len(members) - 1)
+        held_out.append(members[:count])
+    chosen = np.sort(np.concatenate(held_out)) if held_out else np.zeros(0, np.int64)
+    return np.setdiff1d(np.arange(len(labels)), chosen), chosen
+
+
+def require_examples(positions: np.ndarray, split: str, need: str) -> None:
+    """Raises a UserError where a cut left a split without any example."""
+    if len(positions) == 0:
+        raise UserError(f"The {split} split would be empty: it needs at least {need}. Add images.")

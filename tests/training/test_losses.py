@@ -1,0 +1,33 @@
+"""The loss and the accuracy, against Keras' own on what those can take."""
+
+import keras
+import numpy as np
+import pytest
+
+from keras_resnet.training.losses import Accuracy, CrossEntropy
+
+LABELS = np.array([0, 3, 2, 2, 1], np.int32)
+LOGITS = np.random.default_rng(0).normal(0, 3, (5, 4)).astype(np.float32)
+MIXED = np.random.default_rng(1).dirichlet(np.ones(4), 5).astype(np.float32)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_the_loss_is_that_of_keras(smoothing):
+    reference = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=smoothing)
+    one_hot = np.eye(4, dtype=np.float32)[LABELS]
+    loss = CrossEntropy(4, smoothing)
+    expected = float(reference(one_hot, LOGITS))
+    for targets in (LABELS, LABELS[:, None], one_hot):
+        assert float(loss(targets, LOGITS)) == pytest.approx(expected, rel=1e-6)  # float32, another order of sums
+    assert float(loss(MIXED, LOGITS)) == pytest.approx(float(reference(MIXED, LOGITS)), rel=1e-6)
+
+
+def test_the_accuracy_is_that_of_keras_and_takes_the_largest_of_mixed_targets():
+    accuracy = Accuracy(4)
+    for targets in (LABELS, LABELS[:, None]):
+        accuracy.reset_state()
+        accuracy.update_state(targets, LOGITS)
+        assert float(accuracy.result()) == pytest.approx(np.mean(LOGITS.argmax(1) == LABELS))
+    accuracy.reset_state()
+    accuracy.update_state(MIXED, LOGITS)
+    assert float(accuracy.result()) == pytest.approx(np.mean(LOGITS.argmax(1) == MIXED.argmax(1)))
