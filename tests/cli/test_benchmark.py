@@ -39,6 +39,16 @@ def test_training_is_measured_beside_plain_keras(tmp_path, capsys):
 
 
 @pytest.mark.slow
+def test_exports_are_measured(tmp_path, capsys):
+    argv = ["--models", "resnet8", "--batches", "1", "--turns", "1", "--json", "--results", str(tmp_path / "r.csv")]
+    assert benchmark.main(["export", *argv]) == 0
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    with open(tmp_path / "r.csv") as file:
+        assert [row["contestant"] for row in csv.DictReader(file)] == [row["contestant"] for row in rows]
+    assert len(rows) >= 4 + 5  # server formats, .tflite files
+
+
+@pytest.mark.slow
 def test_the_input_is_measured_beside_the_step(capsys):
     argv = ["--small-model", "resnet8", "--photo-model", "resnet8", "--seconds", "0.01", "--json"]
     assert benchmark.main(["input", *argv]) == 0

@@ -16,7 +16,6 @@ from keras_resnet.data.images import read_image
 from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.data.reading import examples_at, sample_images
 from keras_resnet.data.splits import DECODER_JPEG, DECODER_PILLOW, DECODER_TENSORFLOW, ArraySplit, FileSplit
-from keras_resnet.data.throughput import pipeline_images_per_second
 from keras_resnet.data.transforms import preprocess
 from keras_resnet.errors import UserError
 
@@ -282,10 +281,3 @@ def test_a_sample_holds_the_images_of_its_labels(arrays):
 def test_what_breaks_a_rule_is_refused(arrays, options, message):
     with pytest.raises(UserError, match=message):
         training_batches(arrays, SETTINGS, **{"batch_size": 4, "seed": 0, "epochs": 2, **options})
-
-
-def test_throughput_is_measured(arrays):
-    options = {"batch_size": 8, "augmentation": "crop_flip", "repeats": 2, "seconds": 0.05}
-    assert pipeline_images_per_second(arrays, SETTINGS, **options) > 0
-    with pytest.raises(UserError, match="at least one repeat"):
-        pipeline_images_per_second(arrays, SETTINGS, batch_size=8, repeats=0)

@@ -1,10 +1,7 @@
-"""How fast the exported formats are beside what one would write without this project.
+"""`benchmark.py export`: how fast exported formats are beside what one would write without this project.
 
-Contestants take turns, each time in another order, so that a busy machine is busy for all of them and none always comes
-behind the same one, whose weights fill the caches. A turn is a pause, in which the threads of the one before stop
-waiting for work (they do so by spinning, and would take a core from the next), and as many calls as fit in a moment, of
-which the median counts; at least a few, because the first finds the caches cold. Long calls come one a turn, and in
-fewer turns. Ratios are medians of the ratios within a turn.
+A turn is as many calls as fit in a moment; at least a few, because the first finds the caches cold. Long calls come one
+a turn, and in fewer turns.
 """
 
 import contextlib
@@ -14,19 +11,22 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from statistics import median
+from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_resnet.benchmarks.turns import Contestant, take_turns
 from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.export.formats import FORMATS
 from keras_resnet.export.interchange import write_interchange
 from keras_resnet.export.saved_model import write_saved_model
-from keras_resnet.export.serving import serving_network
+from keras_resnet.export.serving import check_exportable, serving_network
 from keras_resnet.export.tflite import convert
 from keras_resnet.export.tflite_metadata import add_metadata
+from keras_resnet.models.registry import get_config
+from keras_resnet.models.resnet import build_model
 from keras_resnet.progress import Progress
 
 PAUSE, MOMENT, LONG = 0.05, 0.05, 0.2  # seconds
@@ -34,22 +34,15 @@ FEW, SHORT_TURNS = 5, 3
 SERVER_BASE, PHONE_BASE = "plain model.export", "tflite float32, from_keras_model"
 
 
-def measure(
-    model: keras.Model,
-    preprocessing: Preprocessing,
-    *,
-    batches: tuple[int, ...],
-    turns: int,
-    threads: int,
-    progress: Progress,
-) -> list[dict]:
+def benchmark_exports(
+    name: str, *, batches: tuple[int, ...] = (1, 32), turns: int = 15, threads: int = 2, progress: Progress
+) -> list[dict[str, Any]]:
     """Times every format of one network in turns.
 
     Args:
-        model: A float32 network.
-        preprocessing: How an image becomes its input.
+        name: A name of the model table; its weights are random.
         batches: The batches of the server formats; the .tflite files run with batch 1.
-        turns: How often each contestant runs, three times as often where no call is long; the median counts.
+        turns: How often each contestant runs, three times as often where no call is long.
         threads: Threads of the .tflite files.
         progress: Shows one stage a batch and one for the .tflite files.
 
@@ -57,6 +50,7 @@ def measure(
         One row a contestant and batch: `contestant`, `batch`, `median_ms`, `cpu_ms` (processor time of all threads),
         `images_per_second`, `against` (what it is compared with) and `speedup` over that.
     """
+    model, preprocessing = _random_network(name)
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
@@ -66,19 +60,32 @@ def measure(
         for batch in batches:
             images = random.uniform(0, 255, (batch, *shape)).astype(np.float32)
             calls = {name: call(images) for name, call in servers.items()}
-            rows += _take_turns(calls, batch, turns, SERVER_BASE, progress, f"{model.name}, batch {batch}")
+            rows += _rows(calls, batch, turns, SERVER_BASE, progress)
         phones = _phones(model, preprocessing, place, threads)
         images = random.integers(0, 256, (1, *shape)).astype(np.uint8)
         calls = {name: call(images) for name, call in phones.items()}
-        rows += _take_turns(calls, 1, turns, PHONE_BASE, progress, f"{model.name}, .tflite")
-    return rows
+        rows += _rows(calls, 1, turns, PHONE_BASE, progress)
+    return [{"model": name, **row} for row in rows]
 
 
-def _take_turns(
-    contestants: dict[str, Callable[[], None]], batch: int, turns: int, base: str, progress: Progress, stage: str
-) -> list[dict]:
-    wall: dict[str, list[float]] = {name: [] for name in contestants}
-    cpu: dict[str, list[float]] = {name: [] for name in contestants}
+def _random_network(name: str) -> tuple[keras.Model, Preprocessing]:
+    config = get_config(name)
+    keras.utils.set_random_seed(0)
+    model = build_model(config)
+    random = np.random.default_rng(0)
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            # As drawn at first a normalisation does nothing, and optimisers would find that out.
+            for variable in layer.weights:
+                low, high = (0.5, 1.0) if variable.name in ("gamma", "moving_variance") else (-0.2, 0.2)
+                variable.assign(random.uniform(low, high, variable.shape))
+    channels = config.input_shape[2]
+    return model, Preprocessing(*config.input_shape, (0.45,) * channels, (0.22,) * channels)
+
+
+def _rows(
+    contestants: dict[str, Contestant], batch: int, turns: int, base: str, progress: Progress
+) -> list[dict[str, Any]]:
     took = {}
     for name, call in contestants.items():
         for _ in range(2):  # they trace, optimise and warm up
@@ -87,39 +94,31 @@ def _take_turns(
         call()
         took[name] = time.perf_counter() - began
     is_long = max(took.values()) > LONG
-    calls = {name: 1 if is_long else max(FEW, min(200, int(MOMENT / seconds))) for name, seconds in took.items()}
     turns *= 1 if is_long else SHORT_TURNS
-    progress.begin(stage, turns * len(contestants), "turns")
-    random = np.random.default_rng(0)
-    for _ in range(turns):
-        for name in random.permutation(list(contestants)):
-            call = contestants[name]
-            time.sleep(PAUSE)
-            used, times = time.process_time(), []
-            for _ in range(calls[name]):
-                began = time.perf_counter()
-                call()
-                times.append(time.perf_counter() - began)
-            wall[name].append(median(times))
-            cpu[name].append((time.process_time() - used) / calls[name])
-            progress.step()
+    progress.begin(f"{base}, batch {batch}", turns * len(contestants), "turns")
+    timings = take_turns(
+        contestants,
+        turns=turns,
+        progress=progress,
+        warmups=0,
+        calls={name: 1 if is_long else max(FEW, min(200, int(MOMENT / seconds))) for name, seconds in took.items()},
+        pause=PAUSE,
+    )
     progress.end()
     rows = []
-    for name in contestants:
+    for name, own in timings.items():
         against = "tflite float32" if name == "tflite int8" else base
         against = name.removesuffix(" with heat map") if name.endswith(" with heat map") else against
-        ratios = [theirs / own for theirs, own in zip(wall[against], wall[name], strict=True)]
-        used = [theirs / max(own, 1e-9) for theirs, own in zip(cpu[against], cpu[name], strict=True)]
         rows.append(
             {
                 "contestant": name,
                 "batch": batch,
-                "median_ms": round(1e3 * median(wall[name]), 3),
-                "cpu_ms": round(1e3 * median(cpu[name]), 3),
-                "images_per_second": round(batch / median(wall[name]), 1),
+                "median_ms": round(1e3 * own.wall_median, 3),
+                "cpu_ms": round(1e3 * own.cpu_median, 3),
+                "images_per_second": round(batch / own.wall_median, 1),
                 "against": against,
-                "speedup": round(median(ratios), 3),
-                "cpu_speedup": round(median(used), 3),
+                "speedup": round(own.speedup_over(timings[against]), 3),
+                "cpu_speedup": round(own.cpu_speedup_over(timings[against]), 3),
             }
         )
     return rows
@@ -223,6 +222,4 @@ def _interpreter(path: Path, threads: int) -> Callable:
 
 
 def _can_explain(model: keras.Model, preprocessing: Preprocessing) -> bool:
-    from keras_resnet.export.serving import check_exportable
-
     return check_exportable(model, preprocessing).dense is not None
