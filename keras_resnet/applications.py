@@ -60,8 +60,8 @@ Args:
     name: Name of the model.
 
 Returns:
-    A model from float (batch, height, width, channels), preprocessed as its attribute `preprocessing` says, to float32
-    probabilities (batch, classes), or to features.
+    A model from float (batch, height, width, channels), preprocessed as
+    `learnt_preprocessing(model, weights)` says, to float32 probabilities (batch, classes), or to features.
 
 Raises:
     UserError: For an unknown argument, or weights that cannot be had or do not fit.
@@ -88,8 +88,8 @@ def create_model(
         **options: See `keras_resnet.models.resnet.build_model`.
 
     Returns:
-        A model from float (batch, height, width, channels), normalised, to float32 logits (batch, num_classes). Its
-        attribute `preprocessing` says what images go through, where the weights are known to the catalogue.
+        A model from float (batch, height, width, channels), normalised, to float32 logits (batch, num_classes).
+        `keras_resnet.learnt_preprocessing` says what images go through.
 
     Raises:
         UserError: For an unknown name, option or weights, or an input that the network cannot take.

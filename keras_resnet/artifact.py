@@ -271,7 +271,6 @@ def _preprocessing_of(path: Path, embedded: bytes | None, places: Sequence[Path]
     except ValueError as error:
         raise UserError(f"{path} holds a broken preprocessing: {error}") from None
     if found is not None and found.fingerprint() != recorded.fingerprint():
-        before, after = recorded.to_dict(), found.to_dict()
-        differing = ", ".join(key for key in before if before[key] != after[key])
-        raise UserError(f"{path} was exported with another preprocessing than {beside} says: {differing} differ.")
+        difference = recorded.difference(found)
+        raise UserError(f"{path} was exported with another preprocessing than {beside} says: {difference}.")
     return recorded

@@ -20,7 +20,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from keras_resnet.archives import MAX_JSON_BYTES, check_sizes, megabytes, read_member
+from keras_resnet.archives import DAMAGED_ARCHIVE, MAX_JSON_BYTES, check_sizes, megabytes, read_member
 from keras_resnet.errors import UserError
 from keras_resnet.models.deep_graphs import deep_graphs
 
@@ -260,33 +260,23 @@ def load_model(path: str | os.PathLike[str]) -> "tuple[keras.Model, Preprocessin
         path: The file.
 
     Returns:
-        The model, not compiled, and its preprocessing (None where the file brings none). The model has it as its
-        attribute `preprocessing`, too.
+        The model, not compiled, and its preprocessing (None where the file brings none).
 
     Raises:
         UserError: There is no such file, it is no .keras file, or its preprocessing does not fit the model.
     """
     import keras
 
-    from keras_resnet.data.preprocessing import Preprocessing
-
     path = Path(path)
-    if not path.is_file():
-        raise UserError(f"There is no model file {path}.")
+    preprocessing = read_preprocessing(path)
     try:
-        with zipfile.ZipFile(path) as archive:
-            check_sizes(archive)
-            text = read_member(archive, PREPROCESSING_MEMBER)
-        stored = None if text is None else json.loads(text)
         # safe_mode refuses Lambda layers, whose code would run on loading.
         with deep_graphs():
             model = keras.saving.load_model(path, compile=False, safe_mode=True)
-    except Exception as error:  # zipfile, zlib, json, h5py and Keras each have their own kind
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(f"{path} is not a complete .keras file: {reason}") from None
-    if stored is None:
+    except Exception as error:  # zipfile, zlib, h5py and Keras each have their own kind
+        raise _not_complete(path, error) from None
+    if preprocessing is None:
         return model, None
-    preprocessing = Preprocessing.from_dict(stored)
     expected = (preprocessing.height, preprocessing.width, preprocessing.channels)
     if len(model.inputs) != 1 or len(model.outputs) != 1 or len(model.inputs[0].shape) != 4:
         raise UserError(f"{path} has a preprocessing for images, but its network does not take one image.")
@@ -296,8 +286,35 @@ def load_model(path: str | os.PathLike[str]) -> "tuple[keras.Model, Preprocessin
     classes = model.outputs[0].shape[-1] if model.outputs[0].shape else None
     if preprocessing.labels and len(preprocessing.labels) != classes:
         raise UserError(f"{path}: {len(preprocessing.labels)} labels, but the network has {classes} outputs.")
-    model.preprocessing = preprocessing
     return model, preprocessing
+
+
+def read_preprocessing(path: str | os.PathLike[str]) -> "Preprocessing | None":
+    """Reads the preprocessing inside a .keras file, without loading the network.
+
+    Returns:
+        The preprocessing; None where the file brings none.
+
+    Raises:
+        UserError: There is no such file, or it is not a .keras file.
+    """
+    from keras_resnet.data.preprocessing import Preprocessing
+
+    if not Path(path).is_file():
+        raise UserError(f"There is no model file {path}.")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            check_sizes(archive)
+            text = read_member(archive, PREPROCESSING_MEMBER)
+        stored = None if text is None else json.loads(text)
+    except (*DAMAGED_ARCHIVE, ValueError) as error:
+        raise _not_complete(path, error) from None
+    return None if stored is None else Preprocessing.from_dict(stored)
+
+
+def _not_complete(path: str | os.PathLike[str], error: Exception) -> UserError:
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return UserError(f"{path} is not a complete .keras file: {reason}")
 
 
 def _unfinished_name(kind: str, name: str) -> str:

@@ -12,6 +12,7 @@ from keras_resnet.artifact import artifact_of, load_artifact, load_network
 from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.errors import UserError
 from keras_resnet.export import export
+from keras_resnet.export.formats import ExportSettings
 from keras_resnet.models.resnet import build_model
 from keras_resnet.prediction import predict_images
 
@@ -39,7 +40,8 @@ def network(preprocessing):
 @pytest.fixture(scope="module")
 def exported(network, preprocessing, images, tmp_path_factory):
     folder = tmp_path_factory.mktemp("exported") / "colours"
-    export(network, folder, formats=FORMATS, preprocessing=preprocessing, parity_images=images, with_heatmap=True)
+    settings = ExportSettings(heatmap="top")
+    export(artifact_of(network, preprocessing), folder, formats=FORMATS, parity=(images, None), settings=settings)
     return folder
 
 

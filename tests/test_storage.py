@@ -1,3 +1,4 @@
+import dataclasses
 import os
 import signal
 import subprocess
@@ -12,6 +13,7 @@ import pytest
 
 from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.errors import UserError
+from keras_resnet.models.resnet import build_model
 from keras_resnet.storage import (
     append_row,
     atomic_directory,
@@ -25,6 +27,7 @@ from keras_resnet.storage import (
     write_json,
     write_text,
 )
+from keras_resnet.weights.loading import learnt_preprocessing
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +43,7 @@ def preprocessing():
 def test_a_model_brings_its_preprocessing(tmp_path, model, preprocessing):
     save_model(model, tmp_path / "m.keras", preprocessing)
     loaded, found = load_model(tmp_path / "m.keras")
-    assert found == preprocessing == loaded.preprocessing
+    assert found == preprocessing
     images = np.random.default_rng(0).random((3, 4, 4, 1), np.float32)
     np.testing.assert_array_equal(loaded(images), model(images))
     # Keras alone reads the file, too.
@@ -250,3 +253,15 @@ def test_no_damage_to_a_model_file_is_a_traceback(tmp_path, model, preprocessing
         except UserError:
             refused += 1
     assert refused > 40
+
+
+def test_weights_of_a_saved_network_bring_its_preprocessing(tmp_path):
+    settings = Preprocessing(16, 16, 3, (0.5, 0.4, 0.3), (0.2, 0.3, 0.4), labels=tuple("abc"))
+    save_model(build_model("resnet8", num_classes=3, input_shape=(16, 16, 3)), tmp_path / "m.keras", settings)
+    same = build_model("resnet8", num_classes=3, input_shape=(24, 20, 3))
+    found = learnt_preprocessing(same, tmp_path / "m.keras")
+    assert found == dataclasses.replace(settings, height=24, width=20)
+    other = build_model("resnet8", num_classes=5, input_shape=(16, 16, 3))
+    assert learnt_preprocessing(other, str(tmp_path / "m.keras")) == dataclasses.replace(settings, labels=())
+    grey = build_model("resnet8", num_classes=3, input_shape=(16, 16, 1))
+    assert learnt_preprocessing(grey, tmp_path / "m.keras") is None

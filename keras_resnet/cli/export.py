@@ -12,9 +12,10 @@ from keras_resnet.cli.examples import dataset_name, load_examples
 from keras_resnet.errors import UserError, unknown_name
 from keras_resnet.export.formats import (
     FORMATS,
-    HEATMAP_TARGETS,
+    HEATMAPS,
     IO_TYPES,
     QUANTIZERS,
+    ExportSettings,
     check_formats,
     default_formats,
     needs_calibration,
@@ -64,7 +65,8 @@ def build_parser() -> script.Parser:
         "--with-heatmap",
         nargs="?",
         const="top",
-        choices=HEATMAP_TARGETS,
+        default="none",
+        choices=HEATMAPS,
         help="add the heat map of the most probable class, or of the class that a second input names",
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of the drawn images")
@@ -81,7 +83,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _export(arguments: argparse.Namespace) -> int:
     formats = _formats(arguments.formats)
-    batch = _batch(arguments.batch)
+    settings = ExportSettings(
+        heatmap=arguments.with_heatmap,
+        quantizer=arguments.quantizer,
+        batch=_batch(arguments.batch),
+        io_type=arguments.io_type,
+    )
     model_file = _model_file(arguments)
     given = arguments.parity_images
     dataset = None
@@ -97,53 +104,35 @@ def _export(arguments: argparse.Namespace) -> int:
     from keras_resnet.distribution import require_tensorflow
 
     require_tensorflow()
-    from keras_resnet.applications import create_model
-    from keras_resnet.data.preprocessing import Preprocessing
     from keras_resnet.data.reading import sample_images
     from keras_resnet.export.exporter import export
-    from keras_resnet.storage import load_model
 
-    if model_file is None:
-        model = create_model(arguments.model, weights=arguments.weights)
-    else:
-        model, _ = load_model(model_file)
-    preprocessing = getattr(model, "preprocessing", None)
-    if arguments.preprocessing:
-        preprocessing = Preprocessing.from_dict(read_json(arguments.preprocessing))
-    if preprocessing is None:
-        raise UserError(f"{arguments.model} brings no preprocessing. Give --preprocessing FILE.json.")
-    options = {}
+    artifact = _artifact(arguments, model_file)
+    preprocessing = artifact.preprocessing
+    calibration = parity = None
     if dataset is not None:
         data = load_examples(
             arguments,
             dataset,
             image_size=preprocessing.height,
-            labels=preprocessing.labels or tuple(map(str, range(model.output_shape[-1]))),
+            labels=artifact.labels,
         )
         if needs_calibration(formats):
-            options["calibration"], options["calibration_labels"] = sample_images(
-                data.train, preprocessing, arguments.calibration, arguments.seed
-            )
+            calibration = sample_images(data.train, preprocessing, arguments.calibration, arguments.seed)
         if given is None:
-            options["parity_images"], options["parity_labels"] = sample_images(
-                data.validation, preprocessing, arguments.parity, arguments.seed
-            )
+            parity = sample_images(data.validation, preprocessing, arguments.parity, arguments.seed)
     if given is not None:
-        options["parity_images"], options["parity_labels"] = _images_of(Path(given), preprocessing, arguments.parity)
+        parity = _images_of(Path(given), preprocessing, arguments.parity)
     report = export(
-        model,
+        artifact,
         output,
         formats=formats,
-        preprocessing=preprocessing,
+        calibration=calibration,
+        parity=parity,
+        settings=settings,
         overwrite=arguments.overwrite,
         allow_drop=arguments.allow_drop,
-        with_heatmap=arguments.with_heatmap is not None,
-        heatmap_target=arguments.with_heatmap or "top",
-        quantizer=arguments.quantizer,
-        batch=batch,
-        io_type=arguments.io_type,
         show_progress=True,
-        **options,
     )
     if arguments.json:
         print(json.dumps(report.to_dict(), ensure_ascii=False))
@@ -199,6 +188,32 @@ def _model_file(arguments: argparse.Namespace) -> Path | None:
             raise UserError(f"There is no run directory and no model file {path}.")
         raise unknown_name("model", arguments.model, REGISTRY)
     return path
+
+
+def _artifact(arguments: argparse.Namespace, model_file: Path | None):
+    """The network with its preprocessing, from a file or from the model table."""
+    from keras_resnet.applications import create_model
+    from keras_resnet.artifact import artifact_of
+    from keras_resnet.data.preprocessing import Preprocessing
+    from keras_resnet.storage import load_model
+    from keras_resnet.weights.loading import learnt_preprocessing
+
+    if model_file is None:
+        model = create_model(arguments.model, weights=arguments.weights)
+        preprocessing = learnt_preprocessing(model, arguments.weights)
+    else:
+        model, preprocessing = load_model(model_file)
+    if arguments.preprocessing:
+        given = Preprocessing.from_dict(read_json(arguments.preprocessing))
+        if preprocessing is not None and given.fingerprint() != preprocessing.fingerprint():
+            raise UserError(
+                f"{arguments.model} was trained with another preprocessing than {arguments.preprocessing} says: "
+                f"{preprocessing.difference(given)}. Leave --preprocessing out."
+            )
+        preprocessing = given
+    if preprocessing is None:
+        raise UserError(f"{arguments.model} brings no preprocessing. Give --preprocessing FILE.json.")
+    return artifact_of(model, preprocessing)
 
 
 def _images_of(folder: Path, preprocessing, count: int):

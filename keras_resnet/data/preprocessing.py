@@ -121,6 +121,15 @@ class Preprocessing:
             )
         return cls(**settings)
 
+    def difference(self, other: "Preprocessing") -> str:
+        """Names the settings in which another preprocessing differs, with both values of the first."""
+        before, after = self.to_dict(), other.to_dict()
+        names = [name for name in before if before[name] != after[name]]
+        if not names:
+            return "nothing differs"
+        first = names[0]
+        return f"{', '.join(names)} differ ({first}: {str(before[first])[:80]}, not {str(after[first])[:80]})"
+
     def fingerprint(self) -> str:
         """Returns the SHA-256 of the settings in canonical JSON, as 64 hexadecimal digits."""
         canonical = json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"), ensure_ascii=True)

@@ -8,6 +8,7 @@ import importlib
 _PUBLIC = {
     "export": "keras_resnet.export.exporter",
     "ExportReport": "keras_resnet.export.exporter",
+    "ExportSettings": "keras_resnet.export.formats",
     "FORMATS": "keras_resnet.export.formats",
     "export_saved_model": "keras_resnet.export.saved_model",
     "fold_batch_norms": "keras_resnet.graphs.folding",

@@ -13,14 +13,14 @@ from keras_resnet.errors import UserError
 
 
 def calibration_images(
-    images: np.ndarray | Sequence[np.ndarray], preprocessing: Preprocessing, labels: np.ndarray | None = None
+    images: np.ndarray | Sequence[np.ndarray], labels: np.ndarray | None, preprocessing: Preprocessing
 ) -> np.ndarray:
     """Brings images to the network's size and makes sure that they can calibrate it.
 
     Args:
         images: Images [height, width, channels], 0..255, RGB, of any sizes.
+        labels: int [images], their classes; None where they are not known.
         preprocessing: The network's.
-        labels: int [images], their classes, where they are known.
 
     Returns:
         float32 [images, height, width, channels], 0..255.

@@ -12,10 +12,43 @@ from typing import Any
 
 from keras_resnet.errors import UserError, unknown_name
 
-HEATMAP_TARGETS = ("top", "input")
+HEATMAPS = ("none", "top", "input")
 QUANTIZERS = ("converter", "litert")
 IO_TYPES = ("uint8", "int8", "float32")
 SAVED_MODEL_VERSION = "1"
+
+
+@dataclass(frozen=True)
+class ExportSettings:
+    """What an export's files are to be like.
+
+    Attributes:
+        heatmap: "none"; "top": every format returns the class activation map of the most probable class as a second
+            output; "input": of the class that a second input names, `target`, int32 (batch,), or -1 for the most
+            probable one ("int16x8" explains the most probable class always).
+        quantizer: "converter" or "litert", see `tflite.convert`.
+        batch: Images of a call of a .tflite file; None leaves it open.
+        io_type: What an int8 .tflite takes and returns: "uint8", "int8" or "float32".
+
+    Raises:
+        UserError: A value is none of these.
+    """
+
+    heatmap: str = "none"
+    quantizer: str = "converter"
+    batch: int | None = 1
+    io_type: str = "uint8"
+
+    def __post_init__(self) -> None:
+        for kind, value, valid in (
+            ("heat map target", self.heatmap, HEATMAPS),
+            ("quantizer", self.quantizer, QUANTIZERS),
+            ("input and output type", self.io_type, IO_TYPES),
+        ):
+            if value not in valid:
+                raise unknown_name(kind, value, valid)
+        if self.batch is not None and self.batch < 1:
+            raise UserError(f"The batch must be at least 1, or open, got {self.batch}.")
 
 
 @dataclass(frozen=True)

@@ -9,17 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_resnet.data.preprocessing import Preprocessing
+from keras_resnet.artifact import Artifact
 from keras_resnet.data.transforms import normalize
 from keras_resnet.export.formats import FORMATS, Format
 from keras_resnet.export.parity import compare, run_artifact
 from keras_resnet.export.serving import explained_scores
 from keras_resnet.export.tflite_file import read_operators
-from keras_resnet.graphs.heads import Head
 from keras_resnet.progress import Progress
 
 
@@ -86,32 +84,19 @@ class Reference:
 
 
 def answer_by_source(
-    source: keras.Model,
-    preprocessing: Preprocessing,
-    head: Head,
-    pixels: np.ndarray,
-    labels: np.ndarray | None,
-    *,
-    with_heatmap: bool,
-    progress: Progress,
+    source: Artifact, pixels: np.ndarray, labels: np.ndarray | None, *, with_heatmap: bool, progress: Progress
 ) -> Reference:
     """Runs the source on the images of the ledger."""
-
-    @tf.function(reduce_retracing=True)
-    def call(images):
-        scores = source(normalize(images, preprocessing), training=False)
-        return scores if head.has_probabilities else tf.nn.softmax(scores)
-
     # With heat maps one pass gives both.
-    explained = explained_scores(source) if with_heatmap else None
+    explained = explained_scores(source.model) if with_heatmap else None
     answers, heatmaps = [], []
     for start in range(0, len(pixels), 32):
         chunk = pixels[start : start + 32]
         if explained is None:
-            answers.append(call(tf.constant(chunk)).numpy())
+            answers.append(source.probabilities(chunk))
         else:
-            scores, maps = explained(normalize(chunk, preprocessing))
-            answers.append((scores if head.has_probabilities else tf.nn.softmax(scores)).numpy())
+            scores, maps = explained(normalize(chunk, source.preprocessing))
+            answers.append((scores if source.head == "softmax" else tf.nn.softmax(scores)).numpy())
             heatmaps.append(maps.numpy())
         progress.step(len(chunk))
     return Reference(pixels, labels, np.concatenate(answers), np.concatenate(heatmaps) if heatmaps else None)

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 
 from keras_resnet.data.preprocessing import Preprocessing
-from keras_resnet.export.formats import Format
+from keras_resnet.export.formats import ExportSettings, Format
 from keras_resnet.export.interchange import write_interchange
 from keras_resnet.export.saved_model import write_saved_model
 from keras_resnet.export.serving import serving_network
@@ -24,32 +24,27 @@ class Writing:
         source: The classifier, in float32.
         preprocessing: How an image becomes its input.
         names: The name of each class.
-        heatmap: "none", "top" or "input", see `serving.serving_network`.
+        settings: What the files are to be like.
         calibration: float32 [images, height, width, channels], 0..255, where a format needs it.
-        batch: Images of a call of a .tflite file; None leaves it open.
-        io_type: What an int8 .tflite takes and returns.
-        quantizer: "converter" or "litert".
         progress: Called after each calibration image.
     """
 
     source: keras.Model
     preprocessing: Preprocessing
     names: tuple[str, ...]
-    heatmap: str
+    settings: ExportSettings
     calibration: np.ndarray | None
-    batch: int | None
-    io_type: str
-    quantizer: str
     progress: Callable[[], None]
     _networks: dict[str, keras.Model] = field(default_factory=dict)
 
     def network(self, row: Format) -> keras.Model:
         """Returns the network that a format is written from, built once for all formats that read the head alike."""
-        classes = "row" if self.heatmap == "none" else row.reads_head_by
+        heatmap = self.settings.heatmap
+        classes = "row" if heatmap == "none" else row.reads_head_by
         if classes not in self._networks:
             self._networks.clear()  # one at a time: each holds all weights
             # An input of whole numbers is unknown to the quantiser to 16 bits.
-            heatmap = "top" if classes == "all" else self.heatmap
+            heatmap = "top" if classes == "all" else heatmap
             self._networks[classes] = serving_network(self.source, self.preprocessing, heatmap=heatmap, classes=classes)
         return self._networks[classes]
 
@@ -60,7 +55,7 @@ def write_saved_model_format(writing: Writing, row: Format, path: Path) -> None:
         writing.source,
         writing.preprocessing,
         path,
-        with_heatmap=writing.heatmap != "none",
+        with_heatmap=writing.settings.heatmap != "none",
         precision=row.precision,
     )
 
@@ -71,9 +66,9 @@ def write_tflite(writing: Writing, row: Format, path: Path) -> None:
         writing.network(row),
         row.name,
         calibration=writing.calibration,
-        batch=writing.batch,
-        io_type=writing.io_type,
-        quantizer=writing.quantizer,
+        batch=writing.settings.batch,
+        io_type=writing.settings.io_type,
+        quantizer=writing.settings.quantizer,
         progress=writing.progress,
     )
     path.write_bytes(add_metadata(contents, writing.preprocessing, writing.names, name=writing.source.name))

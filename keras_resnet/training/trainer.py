@@ -42,6 +42,7 @@ from keras_resnet.training.optimizers import create_optimizer
 from keras_resnet.training.recipes import Recipe
 from keras_resnet.training.runs import RunDirectory, check_run, default_name, open_run
 from keras_resnet.training.schedules import Schedule
+from keras_resnet.weights.loading import learnt_preprocessing
 
 if TYPE_CHECKING:
     from keras_resnet.data.dataset import DatasetSpec
@@ -224,9 +225,9 @@ def create_network(recipe: Recipe, data: "DatasetSpec") -> tuple[keras.Model, Pr
         crop_fraction=recipe.crop_fraction,
         labels=data.labels,
     )
-    # Published weights know the pixels that they were trained on.
-    learnt = getattr(model, "preprocessing", None)
-    if learnt is not None and learnt.channels == channels:
+    # Weights belong to pixels like those that they were trained on.
+    learnt = learnt_preprocessing(model, recipe.weights, name=recipe.model) if recipe.weights else None
+    if learnt is not None:
         preprocessing = dataclasses.replace(
             preprocessing,
             mean=learnt.mean,

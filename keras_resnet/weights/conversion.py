@@ -18,7 +18,7 @@ from keras_resnet.storage import atomic_file, load_model, save_model
 from keras_resnet.weights import pytorch
 from keras_resnet.weights.assign import variables_by_name
 from keras_resnet.weights.catalog import find_weights
-from keras_resnet.weights.loading import load_reported, published_preprocessing, remarks
+from keras_resnet.weights.loading import learnt_preprocessing, load_reported, remarks
 
 KERAS_SUFFIX = ".keras"
 # Side of the images on which a written model is compared when its network leaves the size open.
@@ -93,7 +93,8 @@ def convert(
     if output.suffix not in (KERAS_SUFFIX, *pytorch.SUFFIXES):
         raise unknown_name("suffix to write", output.suffix, (KERAS_SUFFIX, *pytorch.SUFFIXES))
     if model_name is None:
-        model, report = _own_model(source), None
+        model, preprocessing = _own_model(source)
+        report = None
     else:
         target = model_name
         if num_classes is not None or channels is not None:
@@ -101,9 +102,14 @@ def convert(
             shape = (*config.input_shape[:2], channels or config.input_shape[2])
             target = build_model(config, num_classes=num_classes, input_shape=shape)
         model, report = load_reported(target, source, head=head)
-    preprocessing = _preprocessing(
-        model, model_name, preprocessing_of, labels, has_new_head=bool(report and report.new)
-    )
+        preprocessing = learnt_preprocessing(model, source, name=model_name)
+    if preprocessing_of is not None:
+        published = find_weights(model_name or model.name, preprocessing_of)
+        preprocessing = learnt_preprocessing(model, published)
+    if preprocessing is not None and report and report.new:
+        preprocessing = dataclasses.replace(preprocessing, labels=())
+    if labels:
+        preprocessing = _with_labels(preprocessing, labels, model)
     if output.suffix == KERAS_SUFFIX:
         difference = _write_keras(model, output, preprocessing)
     else:
@@ -130,27 +136,20 @@ def convert(
     )
 
 
-def _own_model(source: str) -> keras.Model:
+def _own_model(source: str) -> tuple[keras.Model, Preprocessing | None]:
     if Path(source).suffix != KERAS_SUFFIX:
         raise UserError(f"Only a .keras file of ours says which network it is. Name the network of {source}.")
     with deep_graphs():
-        model, _ = load_model(source)
+        model, preprocessing = load_model(source)
     names = {layer.name for layer in model.layers}
     if not any(layer.startswith("stem_conv") for layer in names) or "stage1_block1_out" not in names:
-        raise UserError(f"{source} is no network built here (model {model.name!r}). Name the network it shall become.")
-    return model
+        raise UserError(
+            f"{source} is not a network built here (model {model.name!r}). Name the network that it is to become."
+        )
+    return model, preprocessing
 
 
-def _preprocessing(
-    model: keras.Model, model_name: str | None, tag: str | None, labels: Sequence[str], *, has_new_head: bool
-) -> Preprocessing | None:
-    preprocessing = getattr(model, "preprocessing", None)
-    if tag is not None:
-        published = find_weights(model_name or model.name, tag)
-        other_classes = has_new_head or len(published.labels) not in (0, model.output_shape[-1])
-        preprocessing = published_preprocessing(published, model, new_head=other_classes)
-    if not labels:
-        return preprocessing
+def _with_labels(preprocessing: Preprocessing | None, labels: Sequence[str], model: keras.Model) -> Preprocessing:
     if preprocessing is None:
         raise UserError("Labels are stored with the preprocessing, which is not known for these weights. Name it, too.")
     if len(labels) != model.output_shape[-1]:

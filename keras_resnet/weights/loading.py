@@ -1,5 +1,6 @@
 """`load_weights`: from a file, a tag of the catalogue, a state dict or a live model into one of our networks."""
 
+import dataclasses
 import os
 import warnings
 from collections.abc import Mapping
@@ -10,9 +11,11 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.errors import UserError, unknown_name
 from keras_resnet.models.registry import get_config
 from keras_resnet.models.resnet import build_model
+from keras_resnet.storage import read_preprocessing
 from keras_resnet.weights import keras_applications, pytorch
 from keras_resnet.weights.assign import FIRST_KERNELS, Report, assign
 from keras_resnet.weights.catalog import CATALOG, PublishedWeights, find_by_filename, find_weights
@@ -55,7 +58,7 @@ def load_weights(model_or_name: keras.Model | str, source: Any, *, head: str = "
             source; "new" keeps them in any case.
 
     Returns:
-        The network, with an attribute `preprocessing` where the weights are known to the catalogue.
+        The network; `learnt_preprocessing` says what images it was trained with.
 
     Raises:
         WeightsError: Variables are missing, tensors are left over, or shapes differ; they are named. Nothing was
@@ -84,8 +87,6 @@ def load_reported(model_or_name: keras.Model | str, source: Any, *, head: str = 
     model = _built_for(name, read) if isinstance(model_or_name, str) else model_or_name
     tensors, left_over, ignored = _translate(model, read)
     report = assign(model, tensors, source=read.label, left_over=left_over, ignored=ignored, head=head)
-    if read.published is not None:
-        model.preprocessing = published_preprocessing(read.published, model, new_head=bool(report.new))
     return model, report
 
 
@@ -140,24 +141,48 @@ def is_tag(source: str | os.PathLike[str]) -> bool:
     return source == "imagenet" or (bool(colon) and publisher in PUBLISHERS)
 
 
-def published_preprocessing(published: PublishedWeights, model: keras.Model, *, new_head: bool = False) -> Any:
-    """The preprocessing that published weights expect, for a network's input size.
+def learnt_preprocessing(model: keras.Model, source: Any, *, name: str | None = None) -> Preprocessing | None:
+    """Returns what images went through when weights were trained, at a network's input size.
 
     Args:
-        published: The catalogue's entry.
-        model: The network; sides that it leaves open get the publisher's size.
-        new_head: Whether the network has other classes than the publisher's.
+        model: The network; sides that it leaves open get the size of the weights' training.
+        source: Weights as `load_weights` takes them.
+        name: The network that a tag is looked up for; default: the model's name.
 
     Returns:
-        A `Preprocessing`, or None for inputs that are no images: neither 1 nor 3 channels.
-    """
-    from keras_resnet.data.preprocessing import Preprocessing
+        The preprocessing, without labels where the network has another number of classes. None where nothing is known
+        of the weights: they are neither in the catalogue nor a .keras file of ours, or the inputs are not images.
 
+    Raises:
+        UserError: The source is a tag that is not in the catalogue.
+    """
     height, width, channels = model.inputs[0].shape[1:]
     if channels not in (1, 3):
         return None
+    if is_tag(source):
+        source = find_weights(name or model.name, str(source))
+    published = source if isinstance(source, PublishedWeights) else None
+    if isinstance(source, str | os.PathLike):
+        path = Path(source)
+        if path.suffix == ".keras" and path.is_file():
+            return _stored_preprocessing(path, model)
+        published = _recognised(path)
+    if published is None:
+        return None
     settings = published.preprocessing(height or published.size, width or published.size, channels)
-    return Preprocessing(**{**settings, "labels": () if new_head else settings["labels"]})
+    labels = settings["labels"] if len(settings["labels"]) == model.output_shape[-1] else ()
+    return Preprocessing(**{**settings, "labels": labels})
+
+
+def _stored_preprocessing(path: Path, model: keras.Model) -> Preprocessing | None:
+    stored = read_preprocessing(path)
+    if stored is None:
+        return None
+    height, width, channels = model.inputs[0].shape[1:]
+    if channels != stored.channels:
+        return None
+    labels = stored.labels if len(stored.labels) == model.output_shape[-1] else ()
+    return dataclasses.replace(stored, height=height or stored.height, width=width or stored.width, labels=labels)
 
 
 def _recognised(path: Path) -> PublishedWeights | None:

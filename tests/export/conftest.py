@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 
+from keras_resnet.artifact import artifact_of
 from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.models.resnet import build_model
 
@@ -39,8 +40,12 @@ def model(preprocessing, pixels):
     )
     images, labels = pixels
     network.fit(np.asarray(normalize(images, preprocessing)), labels, batch_size=24, epochs=8, verbose=0)
-    network.preprocessing = preprocessing
     return network
+
+
+@pytest.fixture(scope="session")
+def artifact(model, preprocessing):
+    return artifact_of(model, preprocessing)
 
 
 @pytest.fixture

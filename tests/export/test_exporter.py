@@ -11,33 +11,29 @@ import numpy as np
 import pytest
 
 from keras_resnet.artifact import artifact_of, load_artifact
-from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.errors import UserError
 from keras_resnet.export import exporter, writers
 from keras_resnet.export.exporter import export
-from keras_resnet.export.formats import EXACT, FORMATS, Format
+from keras_resnet.export.formats import EXACT, FORMATS, ExportSettings, Format
 from keras_resnet.export.tflite import convert
 from keras_resnet.models.resnet import build_model
+
+HEATMAP = ExportSettings(heatmap="top")
 
 
 def given(pixels, count=30):
     images, labels = pixels
-    return {
-        "calibration": images[:count],
-        "calibration_labels": labels[:count],
-        "parity_images": images,
-        "parity_labels": labels,
-    }
+    return {"calibration": (images[:count], labels[:count]), "parity": (images, labels)}
 
 
 @pytest.fixture(scope="module")
-def exported(model, pixels, tmp_path_factory):
+def exported(artifact, pixels, tmp_path_factory):
     directory = tmp_path_factory.mktemp("saved_models") / "colours"
     formats = ("saved_model", "saved_model_bfloat16", "float32", "int8")
-    return export(model, directory, formats=formats, with_heatmap=True, **given(pixels))
+    return export(artifact, directory, formats=formats, settings=HEATMAP, **given(pixels))
 
 
-def test_the_folder_holds_every_artifact_and_its_ledger(exported, model, pixels, preprocessing):
+def test_the_folder_holds_every_artifact_and_its_ledger(exported, artifact, pixels):
     assert exported.rejected == ()
     names = {path.name for path in exported.directory.iterdir()}
     assert names == {
@@ -45,7 +41,7 @@ def test_the_folder_holds_every_artifact_and_its_ledger(exported, model, pixels,
         "parity.json", "README.md",
     }  # fmt: skip
     ledger = json.loads((exported.directory / "parity.json").read_text())
-    assert ledger["preprocessing_fingerprint"] == preprocessing.fingerprint()
+    assert ledger["preprocessing_fingerprint"] == artifact.preprocessing.fingerprint()
     for row in ledger["rows"][1:]:
         assert row["images"] == len(pixels[0])
         assert row["agreement"] >= 0.98
@@ -56,23 +52,23 @@ def test_the_folder_holds_every_artifact_and_its_ledger(exported, model, pixels,
         assert "1 thread" in row["latency_ms"]
         assert all(timed["p90"] >= timed["median"] > 0 for timed in row["latency_ms"].values())
     assert "| int8" in (exported.directory / "README.md").read_text()
-    expected = artifact_of(model, preprocessing).probabilities(pixels[0].astype(np.float32))
-    for artifact in (exported.directory, exported.directory / "float32.tflite", exported.directory / "model.keras"):
-        found = load_artifact(artifact).probabilities(pixels[0].astype(np.float32))
+    expected = artifact.probabilities(pixels[0].astype(np.float32))
+    for path in (exported.directory, exported.directory / "float32.tflite", exported.directory / "model.keras"):
+        found = load_artifact(path).probabilities(pixels[0].astype(np.float32))
         np.testing.assert_allclose(found, expected, atol=1e-4)  # the limit of exact formats
 
 
 @pytest.mark.usefixtures("one_core")
-def test_the_model_is_left_as_it_was(model, pixels, tmp_path):
+def test_the_model_is_left_as_it_was(model, artifact, pixels, tmp_path):
     before, layers = [weight.numpy() for weight in model.weights], model.get_config()
-    export(model, tmp_path / "out", formats=("saved_model_bfloat16", "float16"), with_heatmap=True, **given(pixels))
+    export(artifact, tmp_path / "out", formats=("saved_model_bfloat16", "float16"), settings=HEATMAP, **given(pixels))
     assert model.get_config() == layers
     for old, weight in zip(before, model.weights, strict=True):
         np.testing.assert_array_equal(old, weight.numpy())
 
 
 @pytest.mark.usefixtures("one_core")
-def test_a_new_format_is_one_row_and_one_writer(model, pixels, tmp_path, monkeypatch):
+def test_a_new_format_is_one_row_and_one_writer(artifact, pixels, tmp_path, monkeypatch):
     def write(writing, row, path):
         path.write_bytes(convert(writing.network(row), "float32"))
 
@@ -81,7 +77,7 @@ def test_a_new_format_is_one_row_and_one_writer(model, pixels, tmp_path, monkeyp
     monkeypatch.setitem(sys.modules, "plain_tflite", module)
     row = Format("plain", "plain/model.tflite", "tflite", "plain_tflite:write", EXACT)
     monkeypatch.setitem(FORMATS, "plain", row)
-    report = export(model, tmp_path / "out", formats=("plain",), with_heatmap=True, **given(pixels))
+    report = export(artifact, tmp_path / "out", formats=("plain",), settings=HEATMAP, **given(pixels))
     assert report.rejected == ()
     assert report.rows[1].agreement == 1.0
     assert report.rows[1].heatmap_correlation > 0.999
@@ -92,31 +88,31 @@ def test_a_new_format_is_one_row_and_one_writer(model, pixels, tmp_path, monkeyp
     assert "plain" in build_parser().format_help()
 
 
-def test_an_existing_folder_stays_unless_told(exported, model, pixels):
+def test_an_existing_folder_stays_unless_told(exported, artifact, pixels):
     before = {path: path.stat().st_mtime_ns for path in exported.directory.rglob("*")}
     with pytest.raises(UserError, match="exists already"):
-        export(model, exported.directory, **given(pixels))
+        export(artifact, exported.directory, **given(pixels))
     assert {path: path.stat().st_mtime_ns for path in exported.directory.rglob("*")} == before
 
 
 @pytest.mark.usefixtures("one_core")
-def test_an_artifact_beyond_its_limit_is_not_kept_unless_allowed(model, pixels, tmp_path, monkeypatch):
+def test_an_artifact_beyond_its_limit_is_not_kept_unless_allowed(artifact, pixels, tmp_path, monkeypatch):
     for name in ("float32", "saved_model_bfloat16"):
         strict = dataclasses.replace(FORMATS[name].limit, difference=-1.0)
         monkeypatch.setitem(FORMATS, name, dataclasses.replace(FORMATS[name], limit=strict))
-    report = export(model, tmp_path / "strict", formats=("float32", "saved_model_bfloat16"), **given(pixels))
+    report = export(artifact, tmp_path / "strict", formats=("float32", "saved_model_bfloat16"), **given(pixels))
     assert "float32: largest probability difference" in report.rejected[0]
     assert "saved_model_bfloat16: largest probability difference" in report.rejected[1]
     assert not (tmp_path / "strict" / "float32.tflite").exists()
     assert not (tmp_path / "strict" / "bfloat16").exists()
     assert "Not kept" in (tmp_path / "strict" / "README.md").read_text()
-    report = export(model, tmp_path / "allowed", formats=("float32",), allow_drop=True, **given(pixels))
+    report = export(artifact, tmp_path / "allowed", formats=("float32",), allow_drop=True, **given(pixels))
     assert report.rejected == ()
     assert report.rows[1].beyond
     assert (tmp_path / "allowed" / "float32.tflite").exists()
 
 
-def test_a_disk_that_fills_up_leaves_the_folder_as_it_was(model, pixels, tmp_path, monkeypatch):
+def test_a_disk_that_fills_up_leaves_the_folder_as_it_was(artifact, pixels, tmp_path, monkeypatch):
     directory = tmp_path / "colours"
     directory.mkdir()
     (directory / "precious").write_text("old")
@@ -131,7 +127,7 @@ def test_a_disk_that_fills_up_leaves_the_folder_as_it_was(model, pixels, tmp_pat
             if place == "write_interchange":
                 patch.setattr(importlib.util, "find_spec", lambda name: True)
             with pytest.raises(UserError, match="No space left"):
-                export(model, directory, formats=formats, overwrite=True, **given(pixels))
+                export(artifact, directory, formats=formats, overwrite=True, **given(pixels))
     assert [path.name for path in tmp_path.iterdir()] == ["colours"]
     assert [path.name for path in directory.iterdir()] == ["precious"]
 
@@ -159,47 +155,56 @@ def several_labels():
         (two_inputs, "2 inputs"),
         (several_labels, "sigmoid"),
         (lambda: classifier((32, 32, 3)), "takes"),
-        (lambda: classifier(classes=4), "3 classes, the network has 4"),
+        (lambda: classifier(classes=4), "4 outputs, its preprocessing names 3"),
         (lambda: classifier(classes=1), "no classification head"),
         (lambda: "a string", "Keras model"),
     ],
 )
 def test_what_is_no_fitting_classifier_is_refused(build, message, preprocessing, pixels, tmp_path):
     with pytest.raises(UserError, match=message):
-        export(build(), tmp_path / "out", preprocessing=preprocessing, **given(pixels))
+        export(artifact_of(build(), preprocessing), tmp_path / "out", **given(pixels))
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda images, labels: {"calibration": images[:0]}, "got none"),
-        (lambda images, labels: {"calibration": np.full_like(images, 7)}, "constant"),
-        (lambda images, labels: {"calibration": images[:1].repeat(5, axis=0)}, "the same"),
-        (lambda images, labels: {"calibration": images[::3], "calibration_labels": labels[::3]}, "one class"),
-        (lambda images, labels: {"calibration": images / 255.0}, "from 0 to 255"),
-        (lambda images, labels: {"calibration": (images / 255.0 - 0.5) / 0.2}, "from 0 to 255"),
+        (lambda images, labels: {"calibration": (images[:0], None)}, "got none"),
+        (lambda images, labels: {"calibration": (np.full_like(images, 7), None)}, "constant"),
+        (lambda images, labels: {"calibration": (images[:1].repeat(5, axis=0), None)}, "the same"),
+        (lambda images, labels: {"calibration": (images[::3], labels[::3])}, "one class"),
+        (lambda images, labels: {"calibration": (images / 255.0, None)}, "from 0 to 255"),
+        (lambda images, labels: {"calibration": ((images / 255.0 - 0.5) / 0.2, None)}, "from 0 to 255"),
         (lambda images, labels: {"calibration": None}, "needs calibration"),
-        (lambda images, labels: {"parity_labels": labels[:5]}, "5 labels"),
-        (lambda images, labels: {"parity_images": images[:0]}, "got none"),
+        (lambda images, labels: {"parity": (images, labels[:5])}, "5 labels"),
+        (lambda images, labels: {"parity": (images[:0], None)}, "got none"),
         (lambda images, labels: {"formats": ("int8", "pickle")}, "Unknown format 'pickle'"),
         (lambda images, labels: {"formats": ()}, "at least one"),
-        (lambda images, labels: {"quantizer": "best"}, "Unknown quantizer"),
-        (lambda images, labels: {"io_type": "int4"}, "Unknown input"),
-        (lambda images, labels: {"batch": 0}, "at least 1"),
-        (lambda images, labels: {"with_heatmap": True, "heatmap_target": "all"}, "Unknown heat map"),
     ],
 )
-def test_wrong_images_and_options_are_refused(change, message, model, pixels, tmp_path):
+def test_wrong_images_are_refused(change, message, artifact, pixels, tmp_path):
     with pytest.raises(UserError, match=message):
-        export(model, tmp_path / "out", **{**given(pixels), **change(*pixels)})
+        export(artifact, tmp_path / "out", **{**given(pixels), **change(*pixels)})
     assert list(tmp_path.iterdir()) == []
 
 
-def test_another_preprocessing_than_the_recorded_one_is_refused(model, preprocessing, pixels, tmp_path):
-    other = dataclasses.replace(preprocessing, mean=(0.1, 0.2, 0.3))
-    with pytest.raises(UserError, match=r"another preprocessing.*mean differ"):
-        export(model, tmp_path / "out", preprocessing=other, **given(pixels))
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"quantizer": "best"}, "Unknown quantizer"),
+        ({"io_type": "int4"}, "Unknown input"),
+        ({"batch": 0}, "at least 1"),
+        ({"heatmap": "all"}, "Unknown heat map"),
+    ],
+)
+def test_wrong_settings_are_refused(setting, message):
+    with pytest.raises(UserError, match=message):
+        ExportSettings(**setting)
+
+
+def test_an_exported_file_is_not_exported_again(exported, pixels, tmp_path):
+    with pytest.raises(UserError, match=r"is an exported file. Give the run or .keras file"):
+        export(load_artifact(exported.directory), tmp_path / "out", **given(pixels))
 
 
 @pytest.mark.usefixtures("one_core")
@@ -207,21 +212,20 @@ def test_a_heat_map_needs_its_head(preprocessing, pixels, tmp_path):
     inputs = keras.Input((16, 16, 3))
     x = keras.layers.Flatten()(keras.layers.Conv2D(4, 3, strides=2)(inputs))
     model = keras.Model(inputs, keras.layers.Dense(3)(x))
+    artifact = artifact_of(model, preprocessing)
     with pytest.raises(UserError, match="global average pooling"):
-        export(
-            model, tmp_path / "a", preprocessing=preprocessing, formats=("float32",), with_heatmap=True, **given(pixels)
-        )
-    report = export(model, tmp_path / "b", preprocessing=preprocessing, formats=("saved_model",), **given(pixels))
+        export(artifact, tmp_path / "a", formats=("float32",), settings=HEATMAP, **given(pixels))
+    report = export(artifact, tmp_path / "b", formats=("saved_model",), **given(pixels))
     assert report.rejected == ()
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("one_core")
 @pytest.mark.parametrize("name", ["onnx", "openvino"])
-def test_servers_without_tensorflow(name, model, pixels, tmp_path):
+def test_servers_without_tensorflow(name, model, artifact, pixels, tmp_path):
     for package in FORMATS[name].packages:
         pytest.importorskip(package)
-    report = export(model, tmp_path / "out", formats=(name,), with_heatmap=True, **given(pixels))
+    report = export(artifact, tmp_path / "out", formats=(name,), settings=HEATMAP, **given(pixels))
     assert report.rejected == ()
     assert report.rows[1].agreement == 1.0
     assert report.rows[1].heatmap_correlation > 0.999
@@ -250,24 +254,19 @@ def test_real_weights_lose_at_most_half_a_point(name, weights, right, exact_form
     from keras_resnet.applications import create_model
     from keras_resnet.data.reading import sample_images
     from keras_resnet.data.sources import load_source
+    from keras_resnet.weights.loading import learnt_preprocessing
 
     pytest.importorskip("torch")
     model = create_model(name, weights=shared / "weights" / weights)
     data = load_source(f"npz:{shared / 'data' / 'cifar10_subset.npz'}")
-    preprocessing = getattr(model, "preprocessing", None) or Preprocessing(
-        32, 32, 3, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), labels=tuple(data.labels)
-    )
-    calibration, classes = sample_images(data.train, preprocessing, 200)
+    artifact = artifact_of(model, learnt_preprocessing(model, shared / "weights" / weights))
     report = export(
-        model,
+        artifact,
         tmp_path / name,
         formats=(*exact_formats, "float16", "saved_model_bfloat16", "int8"),
-        preprocessing=preprocessing,
-        calibration=calibration,
-        calibration_labels=classes,
-        parity_images=data.test.images,
-        parity_labels=data.test.labels,
-        with_heatmap=True,
+        calibration=sample_images(data.train, artifact.preprocessing, 200),
+        parity=(data.test.images, data.test.labels),
+        settings=HEATMAP,
     )
     assert report.rejected == ()
     source, *exact, float16, bfloat16, int8 = report.rows
@@ -291,8 +290,7 @@ def test_a_class_name_cannot_format_the_model_card(model, pixels, preprocessing,
     renamed = keras.models.clone_model(model)
     renamed.set_weights(model.get_weights())
     names = ("*red*", "<b>green</b>", "a|b_c [x](y)")
-    card = export(
-        renamed, tmp_path / "m", formats=("float32",), overwrite=True,
-        preprocessing=dataclasses.replace(preprocessing, labels=names), **given(pixels),
-    ).directory.joinpath("README.md").read_text()  # fmt: skip
+    artifact = artifact_of(renamed, dataclasses.replace(preprocessing, labels=names))
+    export(artifact, tmp_path / "m", formats=("float32",), **given(pixels))
+    card = (tmp_path / "m" / "README.md").read_text()
     assert r"\*red\*, \<b\>green\</b\>, a\|b\_c \[x\](y)" in card

@@ -20,7 +20,7 @@ from keras_resnet import provenance
 from keras_resnet.applications import FUNCTIONS
 from keras_resnet.models.resnet import build_model
 from keras_resnet.storage import append_row
-from keras_resnet.weights.loading import load_weights
+from keras_resnet.weights.loading import learnt_preprocessing, load_weights
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMED = "tensors made from names, 2 images of 72×72"
@@ -61,7 +61,7 @@ def _real_rows():
         data = np.load(folder / "data" / "cifar10_subset.npz")
         for name, file in (("resnet20", "resnet20-12fca82f.th"), ("resnet32", "resnet32-d509ac18.th")):
             model = load_weights(name, folder / "weights" / file)
-            settings = model.preprocessing
+            settings = learnt_preprocessing(model, folder / "weights" / file)
             pixels = ((data["x_test"] / 255 - settings.mean) / settings.std).astype(np.float32)
             content = torch.load(folder / "weights" / file, map_location="cpu", weights_only=True)["state_dict"]
             state = {key.removeprefix("module."): value for key, value in content.items()}

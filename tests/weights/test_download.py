@@ -12,6 +12,7 @@ from keras_resnet.applications import create_model
 from keras_resnet.errors import UserError
 from keras_resnet.weights import catalog, loading, pytorch
 from keras_resnet.weights.download import cache_directory, fetch
+from keras_resnet.weights.loading import learnt_preprocessing
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -70,8 +71,9 @@ def test_a_tag_downloads_once_and_then_works_without_network(published, server, 
     _, state = small
     model = create_model("resnet8", weights="akamaster:cifar10")
     np.testing.assert_array_equal(model.get_layer("logits").get_weights()[1], state["linear.bias"])
-    assert model.preprocessing.labels == catalog.CIFAR10_LABELS
-    assert (model.preprocessing.height, model.preprocessing.mean) == (32, (0.485, 0.456, 0.406))
+    preprocessing = learnt_preprocessing(model, "akamaster:cifar10")
+    assert preprocessing.labels == catalog.CIFAR10_LABELS
+    assert (preprocessing.height, preprocessing.mean) == (32, (0.485, 0.456, 0.406))
     server.files.clear()
     create_model("resnet8", weights="akamaster:cifar10")
     assert server.requests == ["/resnet8.safetensors"]
@@ -82,11 +84,13 @@ def test_preprocessing_follows_the_input_and_the_head(published, cache, monkeypa
     monkeypatch.setattr(catalog, "CATALOG", (published,))
     with pytest.warns(UserWarning, match="head is new"):
         model = create_model("resnet8", num_classes=3, input_shape=(48, 40, 3), weights="akamaster:cifar10")
-    assert (model.preprocessing.height, model.preprocessing.width) == (48, 40)
-    assert model.preprocessing.labels == ()
+    preprocessing = learnt_preprocessing(model, "akamaster:cifar10")
+    assert (preprocessing.height, preprocessing.width) == (48, 40)
+    assert preprocessing.labels == ()
     with pytest.warns(UserWarning, match="folded"):
         model = create_model("resnet8", input_shape=(32, 32, 1), weights="akamaster:cifar10")
-    assert (model.preprocessing.channels, len(model.preprocessing.mean)) == (1, 1)
+    preprocessing = learnt_preprocessing(model, "akamaster:cifar10")
+    assert (preprocessing.channels, len(preprocessing.mean)) == (1, 1)
 
 
 def test_a_wrong_digest_leaves_nothing_behind(published, cache):

@@ -16,7 +16,7 @@ from keras_resnet.errors import UserError
 from keras_resnet.models.resnet import build_model
 from keras_resnet.weights import pytorch
 from keras_resnet.weights.assign import variables_by_name
-from keras_resnet.weights.loading import load_reported, load_weights
+from keras_resnet.weights.loading import learnt_preprocessing, load_reported, load_weights
 
 torch = pytest.importorskip("torch")
 
@@ -89,7 +89,7 @@ def test_real_checkpoints_predict_what_they_do_in_pytorch(name, file, correct, s
     model = load_weights(name, shared / "weights" / file)
     data = np.load(shared / "data" / "cifar10_subset.npz")
     labels = data["y_test"].ravel()
-    settings = model.preprocessing
+    settings = learnt_preprocessing(model, shared / "weights" / file)
     assert settings.labels[3] == "cat"
     pixels = (data["x_test"] / 255 - np.array(settings.mean)) / np.array(settings.std)
     pixels = pixels.astype(np.float32)
