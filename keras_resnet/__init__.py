@@ -27,6 +27,7 @@ _PUBLIC = {
     "list_weights": "keras_resnet.weights.catalog",
     "to_state_dict": "keras_resnet.weights.pytorch",
     "explain": "keras_resnet.explanation.methods",
+    "explain_files": "keras_resnet.explanation.files",
     "maximize_activation": "keras_resnet.explanation.methods",
     "score_methods": "keras_resnet.explanation.scoring",
 }

@@ -60,9 +60,7 @@ def _convert(arguments: argparse.Namespace) -> None:
         raise UserError("Name the network with --model, for example --model resnet50.")
     suffix = Path(arguments.output).suffix
     if arguments.to and suffix not in TARGETS[arguments.to]:
-        raise UserError(
-            f"--to {arguments.to} writes {', '.join(TARGETS[arguments.to])}. Received {arguments.output!r}."
-        )
+        raise UserError(f"--to {arguments.to} writes {', '.join(TARGETS[arguments.to])}, got {arguments.output!r}.")
     labels = _read_labels(arguments.labels) if arguments.labels else ()
 
     from keras_resnet.distribution import require_tensorflow

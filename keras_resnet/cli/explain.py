@@ -4,7 +4,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from keras_resnet import provenance
@@ -107,7 +107,7 @@ def _explain(arguments: argparse.Namespace, given: list[str]) -> int:
     record: dict = {"model": arguments.model}
     failed = False
     if drawn:
-        record["drawn"] = _maximize(arguments, artifact, target)
+        record["drawn"] = _draw_class(arguments, artifact, target)
     if arguments.images and methods and not arguments.score:
         record["images"], failed = _draw(arguments, artifact, methods, layers, target, options)
     if arguments.score:
@@ -156,146 +156,49 @@ def _target(text: str, classifier, artifact):
 
 
 def _draw(arguments, artifact, methods, layers, target, options) -> tuple[list[dict], bool]:
-    """Draws an overlay for every image, target and method; returns what was written and whether a file was bad."""
-    import numpy as np
+    """Draws the files; returns what was written and whether a file was bad."""
+    from keras_resnet.explanation.files import SHEET, UnreadableImage, explain_files
 
-    from keras_resnet.explanation.classifier import prepare
-    from keras_resnet.explanation.inputs import place_maps
-    from keras_resnet.explanation.methods import explain, get_method, is_constant
-    from keras_resnet.explanation.overlay import draw_overlay, draw_sheet, png
-    from keras_resnet.storage import atomic_file
-
-    folder = Path(arguments.output)
-    written, failed, taken = [], False, set()
-    sheet: list[tuple] = []
-    progress = Progress()
-    for batch in _batches(arguments.images, artifact, arguments.batch_size):
-        good = [(path, *image) for path, image in batch if not isinstance(image, str)]
-        for path, problem in batch:
-            if isinstance(problem, str):
-                failed = True
-                print(f"error: {problem}", file=sys.stderr)
-                written.append({"file": str(path), "error": problem})
-        if not good:
+    written, failed = [], False
+    for found in explain_files(
+        artifact, arguments.images, arguments.output, methods=methods, target=target, layers=layers,
+        with_sheet=arguments.grid, with_arrays=arguments.npy, progress=Progress(),
+        combine=arguments.combine, seed=arguments.seed, **options,
+    ):  # fmt: skip
+        if isinstance(found, UnreadableImage):
+            failed = True
+            print(f"error: {found.error}", file=sys.stderr)
+            written.append({"file": str(found.file), "error": found.error})
             continue
-        inputs = np.stack([network_input for _, _, network_input in good])
-        probabilities = prepare(artifact.model).probabilities(inputs)
-        ranked = np.argsort(-probabilities, axis=1, kind="stable")
-        columns = 3 if target == "top3" else 1
-        for place in range(min(columns, ranked.shape[1])):
-            targets = ranked[:, place] if target in (None, "top3") else np.full(len(good), target)
-            maps = {}
-            for name in methods:
-                progress.begin(get_method(name).title, None, "steps")
-                maps[name] = explain(
-                    artifact.model, inputs, targets.astype(np.int32), name, layers,
-                    combine=arguments.combine, seed=arguments.seed, progress=progress.reach, **options,
-                )  # fmt: skip
-                progress.clear()
-            for index, (path, image, _) in enumerate(good):
-                size = image.shape[:2]
-                number = int(targets[index])
-                label, probability = artifact.labels[number], float(probabilities[index, number])
-                caption = f"{label} {probability:.1%}"
-                placed = {
-                    name: place_maps(drawn[index : index + 1], artifact.preprocessing, size)[0]
-                    for name, drawn in maps.items()
-                }
-                for name, heat in placed.items():
-                    method = get_method(name)
-                    on = f" on {', '.join(layers)}" if method.on_layer else ""
-                    file = folder / _file_name(path, label, name, taken)
-                    picture = draw_overlay(image, heat, title=caption, subtitle=f"{method.title}{on}")
-                    with atomic_file(file) as temporary:
-                        temporary.write_bytes(png(picture))
-                    row = {
-                        "file": str(path), "class": label, "probability": probability, "method": name,
-                        "constant": bool(is_constant(heat[None])[0]), "overlay": str(file),
-                    }  # fmt: skip
-                    if arguments.npy:
-                        row["array"] = str(file.with_suffix(".npy"))
-                        with atomic_file(row["array"]) as temporary:
-                            np.save(temporary, heat)
-                    written.append(row)
-                    if not arguments.json:
-                        note = "  constant map: nothing stands out" if row["constant"] else ""
-                        print(f"{path}  {caption}  {name}  {file}{note}", flush=True)
-                if arguments.grid:
-                    sheet.append((image, list(placed.values()), f"{path.name}: {caption}"))
-    if arguments.grid and sheet:
-        images, heats, rows = zip(*sheet, strict=True)
-        picture = draw_sheet(images, heats, rows=rows, columns=[get_method(name).title for name in methods])
-        with atomic_file(folder / "grid.png") as temporary:
-            temporary.write_bytes(png(picture))
-        written.append({"grid": str(folder / "grid.png")})
+        row = {
+            "file": str(found.file), "class": found.label, "probability": found.probability, "method": found.method,
+            "constant": found.is_constant, "overlay": str(found.overlay),
+        }  # fmt: skip
+        if found.array is not None:
+            row["array"] = str(found.array)
+        written.append(row)
         if not arguments.json:
-            print(folder / "grid.png")
+            note = "  constant map: nothing stands out" if found.is_constant else ""
+            print(f"{found.file}  {found.caption}  {found.method}  {found.overlay}{note}", flush=True)
+    sheet = Path(arguments.output) / SHEET
+    if arguments.grid and any("overlay" in row for row in written):
+        written.append({"grid": str(sheet)})
+        if not arguments.json:
+            print(sheet)
     return written, failed
 
 
-def _batches(paths, artifact, size: int) -> Iterator[list]:
-    """Lists of (path, what is wrong with it), or (path, (image as it is drawn, network input))."""
-    from keras_resnet.data.transforms import preprocess
-    from keras_resnet.explanation.inputs import read_images
-    from keras_resnet.explanation.overlay import drawable
-
-    batch = []
-    for path, image in read_images(paths, artifact.preprocessing.channels):
-        if not isinstance(image, str):
-            # At once, so that no more than one image is held at its full size.
-            image = drawable(image), preprocess(image, artifact.preprocessing).numpy()
-        batch.append((path, image))
-        if len(batch) == size:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
-
-
-def _file_name(path: Path, label: str, method: str, taken: set[str]) -> str:
-    """A file name that no other image of this call has: photographs of two folders may share theirs."""
-    clean = _shortened("".join(letter if letter.isalnum() or letter in "-_" else "_" for letter in label), 40)
-    stem = _shortened(path.stem, 100)  # file systems allow 255 bytes, and a file has a longer name while it is written
-    name, number = f"{stem}-{clean}-{method}.png", 2
-    while name in taken:
-        name, number = f"{stem}_{number}-{clean}-{method}.png", number + 1
-    taken.add(name)
-    return name
-
-
-def _shortened(text: str, limit: int) -> str:
-    """The text in at most `limit` bytes of UTF-8, without letters that UTF-8 lacks."""
-    return text.encode("utf-8", "ignore")[:limit].decode("utf-8", "ignore")
-
-
-def _maximize(arguments, artifact, target) -> dict:
-    import numpy as np
-    from PIL import Image
-
-    from keras_resnet.data.transforms import preprocess
-    from keras_resnet.explanation.classifier import prepare
-    from keras_resnet.explanation.methods import maximize_activation
-    from keras_resnet.explanation.overlay import png
-    from keras_resnet.storage import atomic_file
+def _draw_class(arguments, artifact, target) -> dict:
+    from keras_resnet.explanation.files import draw_class
 
     if not isinstance(target, int):
         raise UserError(f"--method {MAXIMIZE} draws one class: name it with --target CLASS.")
-    label = artifact.labels[target]
-    progress = Progress()
-    progress.begin("activation maximisation", None, "steps")
-    pixels = maximize_activation(
-        artifact.model, target, preprocessing=artifact.preprocessing, seed=arguments.seed, progress=progress.reach,
-        steps=arguments.steps or 100,
-    )  # fmt: skip
-    progress.clear()
-    file = Path(arguments.output) / _file_name(Path("class"), label, MAXIMIZE, set())
-    with atomic_file(file) as temporary:
-        temporary.write_bytes(png(Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)))
-    inputs = preprocess(pixels[np.newaxis], artifact.preprocessing).numpy()
-    probability = float(prepare(artifact.model).probabilities(inputs)[0, target])
+    drawn = draw_class(
+        artifact, target, arguments.output, steps=arguments.steps or 100, seed=arguments.seed, progress=Progress()
+    )
     if not arguments.json:
-        print(f"{label}: the drawn image is classified as it with {probability:.1%}  {file}")
-    return {"class": label, "probability": probability, "image": str(file)}
+        print(f"{drawn.label}: the drawn image is classified as it with {drawn.probability:.1%}  {drawn.overlay}")
+    return {"class": drawn.label, "probability": drawn.probability, "image": str(drawn.overlay)}
 
 
 def _examples(arguments, artifact):
@@ -316,26 +219,19 @@ def _score(arguments, given, artifact, methods, layers, target, options) -> tupl
 
     from keras_resnet.data.reading import examples_at
     from keras_resnet.data.transforms import normalize
+    from keras_resnet.explanation.files import read_inputs
     from keras_resnet.explanation.inputs import split_masks, spread
     from keras_resnet.explanation.scoring import SCORES, score_methods
 
     if target == "top3":
         raise UserError("--score needs one target an image: use --target predicted or a class.")
     masks = marks = None
-    failed = False
+    unreadable = []
     began = time.perf_counter()
     if arguments.images:
-        read = []
-        for batch in _batches(arguments.images, artifact, 64):
-            for _, image in batch:
-                if isinstance(image, str):
-                    failed = True
-                    print(f"error: {image}", file=sys.stderr)
-                else:
-                    read.append(image[1])
-        if not read:
-            raise UserError("There is no image that can be read to be scored.")
-        inputs = np.stack(read[: arguments.limit])
+        inputs, unreadable = read_inputs(arguments.images, artifact, arguments.limit)
+        for image in unreadable:
+            print(f"error: {image.error}", file=sys.stderr)
         source = "files"
     else:
         split, source = _examples(arguments, artifact)
@@ -374,7 +270,7 @@ def _score(arguments, given, artifact, methods, layers, target, options) -> tupl
         "seconds": time.perf_counter() - began,
         "scores": [score.to_dict() for score in scores],
     }
-    return record, failed
+    return record, bool(unreadable)
 
 
 def _print_scores(scores) -> None:

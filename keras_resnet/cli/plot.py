@@ -26,9 +26,9 @@ def command(args: argparse.Namespace) -> int:
     config = get_config(args.name)
     path = Path(args.file or f"{args.name}.png")
     if path.suffix.lower() != ".png":
-        raise UserError(f"The picture is written as PNG. Received {path}: end its name in .png.")
+        raise UserError(f"The picture is written as PNG, got {path}: end its name in .png.")
     if not path.parent.is_dir():
-        raise UserError(f"The picture's folder must exist. Received {path}: make {path.parent} first.")
+        raise UserError(f"The picture's folder must exist, got {path}: make {path.parent} first.")
 
     from keras_resnet.models.complexity import complexity
     from keras_resnet.models.diagram import draw_network

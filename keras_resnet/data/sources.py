@@ -25,7 +25,7 @@ MAX_IMAGE_SIZE = 8192  # pixels a side; one image of it is 805 MB as the network
 
 
 @dataclass(frozen=True)
-class Source:
+class DataSource:
     """One row of the table.
 
     Attributes:
@@ -238,16 +238,16 @@ def _whole_number(option: str, value: int | str) -> int:
         raise UserError(f"{option} must be a whole number, got {value!r}.") from None
 
 
-SOURCES: dict[str, Source] = {
-    "digits": Source(_load_digits, "digits", "1,797 handwritten digits, 8 × 8 brought to 32 × 32, grey"),
-    "shapes": Source(
+SOURCES: dict[str, DataSource] = {
+    "digits": DataSource(_load_digits, "digits", "1,797 handwritten digits, 8 × 8 brought to 32 × 32, grey"),
+    "shapes": DataSource(
         _load_shapes,
         "shapes[:count=4000,size=32,plant=CLASS,plant_fraction=0.95]",
         "drawn shapes with masks of the object; plant marks one class' images in the corner",
         options=("count", "size", "plant", "plant_fraction"),
         argument="options",
     ),
-    "folder": Source(_load_folder, "folder:PATH", "an image folder, one folder a class", argument="required"),
-    "tfds": Source(_load_tfds, "tfds:NAME", "a prepared data set of TensorFlow Datasets", argument="required"),
-    "npz": Source(_load_npz, "npz:PATH", "arrays x_train, y_train, x_test, y_test", argument="required"),
+    "folder": DataSource(_load_folder, "folder:PATH", "an image folder, one folder a class", argument="required"),
+    "tfds": DataSource(_load_tfds, "tfds:NAME", "a prepared data set of TensorFlow Datasets", argument="required"),
+    "npz": DataSource(_load_npz, "npz:PATH", "arrays x_train, y_train, x_test, y_test", argument="required"),
 }

@@ -37,7 +37,7 @@ class Classifier:
         self.classes = flat.model.output_shape[-1]
         self._kept: dict[Any, Any] = {}
 
-    def keep(self, key: Any, build: Callable[[], Any]) -> Any:
+    def cached(self, key: Any, build: Callable[[], Any]) -> Any:
         """Returns what `build` made when it was first asked for under `key`."""
         if key not in self._kept:
             self._kept[key] = build()
@@ -59,7 +59,7 @@ class Classifier:
         def build():
             return tf.function(lambda images: self.model(images, training=False), input_signature=[self.images_spec])
 
-        return self.keep("logits", build)(images)
+        return self.cached("logits", build)(images)
 
     def probabilities(self, images: Any, *, batch_size: int = 64) -> np.ndarray:
         """Computes class probabilities.
@@ -78,7 +78,7 @@ class Classifier:
                 lambda images: squash(self.model(images, training=False)), input_signature=[self.images_spec]
             )
 
-        compute = self.keep("probabilities", build)
+        compute = self.cached("probabilities", build)
         images = np.asarray(images, np.float32)
         parts = [compute(images[i : i + batch_size]).numpy() for i in range(0, len(images), batch_size)]
         return np.concatenate(parts) if parts else np.zeros((0, self.classes), np.float32)
@@ -114,11 +114,11 @@ class Classifier:
 
     def trunk(self, layer: str) -> keras.Model:
         """Returns the part up to a layer: images → [the layer's map, what else the tail needs …]."""
-        return self.keep(("parts", layer), lambda: self._split(layer))[0]
+        return self.cached(("parts", layer), lambda: self._split(layer))[0]
 
     def tail(self, layer: str) -> keras.Model:
         """Returns the part behind a layer: what the trunk returned → logits."""
-        return self.keep(("parts", layer), lambda: self._split(layer))[1]
+        return self.cached(("parts", layer), lambda: self._split(layer))[1]
 
     def _split(self, name: str) -> tuple[keras.Model, keras.Model]:
         cut = self.model.get_layer(name).output

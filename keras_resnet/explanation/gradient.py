@@ -92,7 +92,7 @@ def eigencam(classifier: Classifier, images, targets, *, layer: str, **_) -> Raw
         return compute
 
     del targets
-    return RawMaps(*classifier.keep(("eigencam", layer), build)(images))
+    return RawMaps(*classifier.cached(("eigencam", layer), build)(images))
 
 
 def integrated_gradients(
@@ -134,7 +134,7 @@ def integrate_gradients(classifier: Classifier, images, targets, *, steps: int =
 
         return gradients
 
-    gradients = classifier.keep("integrated_gradients", build)
+    gradients = classifier.cached("integrated_gradients", build)
     images = tf.convert_to_tensor(images, tf.float32)
     chunk = max(1, max_batch // max(1, len(images)))
     places = (tf.range(steps, dtype=tf.float32) + 0.5) / steps
@@ -164,7 +164,7 @@ def _closed_form(classifier: Classifier, images, targets, layer: str, what: str)
 
         return compute
 
-    return RawMaps(*classifier.keep(("closed form", layer), build)(images, targets))
+    return RawMaps(*classifier.cached(("closed form", layer), build)(images, targets))
 
 
 def _from_gradients(classifier: Classifier, images, targets, layer: str, key: str, combine: Callable) -> RawMaps:
@@ -183,7 +183,7 @@ def _from_gradients(classifier: Classifier, images, targets, layer: str, key: st
 
         return compute
 
-    return RawMaps(*classifier.keep((key, layer), build)(images, targets))
+    return RawMaps(*classifier.cached((key, layer), build)(images, targets))
 
 
 def _map_of(outputs):

@@ -39,22 +39,22 @@ def network_inputs(
     """
     images = np.asarray(images)
     if images.ndim == 3:
-        raise UserError(f"Images come as a batch (N, height, width, channels). Got one image {images.shape}.")
+        raise UserError(f"Images come as a batch (N, height, width, channels), got one image {images.shape}.")
     if images.ndim != 4 or images.dtype.kind not in "uif":
-        raise UserError(f"Images are numbers (N, height, width, channels). Got {images.dtype} of shape {images.shape}.")
+        raise UserError(f"Images are numbers (N, height, width, channels), got {images.dtype} of shape {images.shape}.")
     if not np.isfinite(images).all():
         raise UserError("The images hold NaN or infinity. Replace those pixels.")
     size = images.shape[1:3]
     if preprocessing is not None:
         if images.shape[-1] not in (1, 3):
-            raise UserError(f"Images have 1 channel (grey) or 3 (colour). Got {images.shape[-1]}.")
+            raise UserError(f"Images have 1 channel (grey) or 3 (colour), got {images.shape[-1]}.")
         inputs = preprocess(images, preprocessing).numpy() if len(images) else _no_inputs(preprocessing)
     else:
         inputs = images.astype(np.float32)
     expected = model.input_shape[1:]
     if any(want is not None and have != want for have, want in zip(inputs.shape[1:], expected, strict=True)):
         raise UserError(
-            f"Model {model.name!r} takes images {tuple(expected)}. Got {inputs.shape[1:]}: resize them, or give "
+            f"Model {model.name!r} takes images {tuple(expected)}, got {inputs.shape[1:]}: resize them, or give "
             "the preprocessing that does."
         )
     return inputs, (int(size[0]), int(size[1]))

@@ -127,11 +127,11 @@ def explain(
             raise unknown_name(kind, name, valid)
     for name, value in (("batch_size", batch_size), ("max_batch", max_batch), ("steps", steps), ("samples", samples)):
         if value < 1:
-            raise UserError(f"{name} must be at least 1. Received {value}.")
+            raise UserError(f"{name} must be at least 1, got {value}.")
     classifier = prepare(model)
     names = [layer] if isinstance(layer, str) else list(layer)
     if not names:
-        raise UserError("A heat map needs at least one layer. Received none.")
+        raise UserError("A heat map needs at least one layer, got none.")
     if row.on_layer or names != [FEATURES]:
         names = [classifier.layer_name(name) for name in names]
     inputs, size = network_inputs(model, images, preprocessing)
@@ -208,7 +208,7 @@ def maximize_activation(
     if number < 0:
         raise UserError("Activation maximisation needs a class to draw. Name one as target.")
     if steps < 1:
-        raise UserError(f"steps must be at least 1. Received {steps}.")
+        raise UserError(f"steps must be at least 1, got {steps}.")
     shape = list(classifier.model.input_shape[1:])
     if preprocessing is not None:
         shape[:2] = preprocessing.height, preprocessing.width
@@ -229,7 +229,7 @@ def maximize_activation(
 
     key = preprocessing.fingerprint() if preprocessing is not None else None
     image = keras_vis.maximize_activation(
-        classifier.keep(("pixels", key), build), number, steps=steps, seed=seed, progress=progress
+        classifier.cached(("pixels", key), build), number, steps=steps, seed=seed, progress=progress
     )
     if preprocessing is not None and preprocessing.color_order == "bgr":
         image = image[..., ::-1]

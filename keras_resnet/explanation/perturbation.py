@@ -42,7 +42,7 @@ def scorecam(
 
         return probabilities
 
-    probabilities = classifier.keep(("scorecam", layer), build)
+    probabilities = classifier.cached(("scorecam", layer), build)
     images, targets, outputs = _forward(classifier, images, targets, layer)
     features = outputs[0]
     weights = _each_channel(
@@ -74,7 +74,7 @@ def ablationcam(
 
         return logits
 
-    logits = classifier.keep(("ablationcam", layer), build)
+    logits = classifier.cached(("ablationcam", layer), build)
     images, targets, outputs = _forward(classifier, images, targets, layer)
     without = _each_channel(
         lambda image, channel: logits(outputs, targets, image, channel), outputs[0], max_batch, progress
@@ -107,7 +107,7 @@ def occlusion(
 
         return logits
 
-    logits = classifier.keep("occlusion", build)
+    logits = classifier.cached("occlusion", build)
     images = tf.convert_to_tensor(images, tf.float32)
     everything = classifier.logits(images)
     targets = known_targets(targets, everything)
@@ -134,7 +134,7 @@ def _forward(classifier: Classifier, images, targets, layer: str):
         )
 
     images = tf.convert_to_tensor(images, tf.float32)
-    outputs = classifier.keep(("trunk", layer), build)(images)
+    outputs = classifier.cached(("trunk", layer), build)(images)
     outputs = list(outputs) if isinstance(outputs, list | tuple) else [outputs]
     if np.any(np.asarray(targets) == PREDICTED):
         targets = known_targets(targets, classifier.logits(images))

@@ -124,7 +124,7 @@ def write_saved_model(
         checks = [
             tf.debugging.Assert(right, [message, "Received", tf.shape(images)]),
             # A rectified NaN is 0: without this the network would answer with usual probabilities.
-            tf.debugging.Assert(finite, ["serving_default takes finite pixels, 0..255. Received NaN or infinity."]),
+            tf.debugging.Assert(finite, ["serving_default takes finite pixels, 0..255, got NaN or infinity."]),
         ]
         with tf.control_dependencies(checks):
             images = tf.identity(images)

@@ -7,7 +7,6 @@ al. 2017, arXiv:1610.02391, appendix A). What speaks against the class is cut of
 """
 
 import keras
-import numpy as np
 import tensorflow as tf
 from keras import layers
 
@@ -215,25 +214,20 @@ def class_activation(features: tf.Tensor, kernel: tf.Tensor, target: tf.Tensor) 
     return tf.nn.relu(tf.reduce_sum(features * tf.gather(rows, target), axis=-1))
 
 
-def gradient_heatmaps(model: keras.Model, images: np.ndarray, target: np.ndarray | None = None) -> np.ndarray:
-    """Grad-CAM on the original network, by gradients: what the heat map in the graph is held to.
+def explained_scores(model: keras.Model):
+    """Returns the network with Grad-CAM by gradients: what the heat map in an exported graph is held to.
 
     Args:
         model: A float32 classifier with a heat map head.
-        images: Its input, float32 (batch, height, width, channels), normalised.
-        target: int (batch,), the class; default: the most probable one.
 
     Returns:
-        float32 (batch, rows, columns), at least 0.
+        A function of (images, target): its input, float32 (batch, height, width, channels), normalised, and the class,
+        int (batch,), or None for the most probable one; to (scores, heat maps): tensors, float32 (batch, classes) and
+        (batch, rows, columns), at least 0.
 
     Reference:
         Selvaraju et al. 2017, arXiv:1610.02391, equations 1 and 2.
     """
-    return explained_scores(model)(images, target)[1].numpy()
-
-
-def explained_scores(model: keras.Model):
-    """Returns a function of (images, target or None) to (the model's scores, Grad-CAM by gradients), both tensors."""
     head = find_head(model)
     pooling, dense = model.get_layer(head.pooling), model.get_layer(head.dense)
     with deep_graphs():

@@ -118,11 +118,11 @@ class ResNetConfig:
                 raise unknown_name("conv_bias", place, BIASED_CONVOLUTIONS)
         if not self.depths or not len(self.depths) == len(self.widths) == len(self.strides):
             raise UserError(
-                "depths, widths and strides need one entry a stage, all of the same length. Received "
+                "depths, widths and strides need one entry a stage, all of the same length, got "
                 f"{len(self.depths)}, {len(self.widths)} and {len(self.strides)}."
             )
         if min(self.depths) < 1 or min(self.widths) < 1:
-            raise UserError(f"depths and widths must be positive. Received {self.depths} and {self.widths}.")
+            raise UserError(f"depths and widths must be positive, got {self.depths} and {self.widths}.")
 
     def replace(self, **changes) -> "ResNetConfig":
         """Returns a copy with some fields changed, validated anew.

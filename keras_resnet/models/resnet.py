@@ -87,12 +87,12 @@ def build_model(
         ("stochastic_depth_rate", stochastic_depth_rate),
     ):
         if not 0 <= rate < 1:
-            raise UserError(f"{label} is a probability from 0 up to but not 1. Received {rate}.")
+            raise UserError(f"{label} is a probability from 0 up to but not 1, got {rate}.")
     if output_stride not in OUTPUT_STRIDES:
-        raise UserError(f"output_stride must be 8, 16 or 32. Received {output_stride}.")
+        raise UserError(f"output_stride must be 8, 16 or 32, got {output_stride}.")
     num_classes = config.num_classes if num_classes is None else num_classes
     if include_top and not features_only and num_classes < 1:
-        raise UserError(f"num_classes must be at least 1. Received {num_classes}.")
+        raise UserError(f"num_classes must be at least 1, got {num_classes}.")
 
     inputs, x = _inputs(config, input_shape, input_tensor, output_stride)
     x = stem(x, config)
@@ -188,7 +188,7 @@ def _inputs(config: ResNetConfig, input_shape, input_tensor, output_stride: int)
     if input_tensor is not None:
         if input_shape is not None and tuple(input_tensor.shape[1:]) != tuple(input_shape):
             raise UserError(
-                "input_shape must be that of input_tensor, or left out. Received "
+                "input_shape must be that of input_tensor, or left out, got "
                 f"{tuple(input_shape)} and a tensor of {tuple(input_tensor.shape[1:])}."
             )
         shape, x = tuple(input_tensor.shape[1:]), input_tensor
@@ -198,10 +198,10 @@ def _inputs(config: ResNetConfig, input_shape, input_tensor, output_stride: int)
         shape = tuple(config.input_shape if input_shape is None else input_shape)
         x = inputs = None
     if len(shape) != 3 or any(side is not None and not isinstance(side, int) for side in shape):
-        raise UserError(f"input_shape must be (height, width, channels), channels last. Received {input_shape}.")
+        raise UserError(f"input_shape must be (height, width, channels), channels last, got {input_shape}.")
     height, width, channels = shape
     if channels is None or channels < 1:
-        raise UserError(f"The number of input channels must be known and at least 1. Received {shape}.")
+        raise UserError(f"The number of input channels must be known and at least 1, got {shape}.")
     smallest = min(config.total_stride, max(output_stride, config.stem_stride))
     if config.downsampling == "blur":
         # The border is mirrored, so every map that is blurred needs two pixels a side.
@@ -210,7 +210,7 @@ def _inputs(config: ResNetConfig, input_shape, input_tensor, output_stride: int)
         if side is not None and side < smallest:
             raise UserError(
                 f"{config.name} shrinks its input {smallest} times and needs at least {smallest}×{smallest} "
-                f"pixels. Received {height}×{width}: use larger images, or a network of a CIFAR group."
+                f"pixels, got {height}×{width}: use larger images, or a network of a CIFAR group."
             )
     if x is None:
         x = inputs = keras.Input(shape=shape, name="images")

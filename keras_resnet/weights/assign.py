@@ -32,7 +32,7 @@ class Tensor:
 
 
 @dataclass(frozen=True)
-class Report:
+class LoadReport:
     """What loading weights did.
 
     Attributes:
@@ -81,7 +81,7 @@ def assign(
     left_over: Iterable[str] = (),
     ignored: Iterable[str] = (),
     head: str = "auto",
-) -> Report:
+) -> LoadReport:
     """Sets every variable of a network from translated tensors, or changes nothing.
 
     Args:
@@ -136,7 +136,7 @@ def assign(
     for name, variable in variables.items():
         if name in tensors:
             variable.assign(tensors[name].value)
-    return Report(source, len(variables) - len(new), tuple(new), tuple(ignored), folded)
+    return LoadReport(source, len(variables) - len(new), tuple(new), tuple(ignored), folded)
 
 
 def _leave_head(tensors: dict[str, Tensor], variables: Mapping, head: str) -> tuple[dict[str, Tensor], list[str]]:

@@ -416,7 +416,7 @@ def find_weights(model: str, tag: str) -> PublishedWeights:
         newest = [entry for entry in on_imagenet if entry.tag.startswith("torchvision:")]
         return newest[-1] if newest else on_imagenet[0]
     if not entries:
-        raise UserError(f"There are no published weights for {model!r} in the catalogue. Received {tag!r}.")
+        raise UserError(f"There are no published weights for {model!r} in the catalogue, got {tag!r}.")
     raise unknown_name(f"weights for {model!r}", tag, entries)
 
 

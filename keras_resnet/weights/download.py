@@ -60,7 +60,7 @@ def matches_digest(path: Path, digest: str) -> bool:
 
 def _download(url: str, path: Path, digest: str) -> None:
     if not url.startswith(("https://", "http://")):
-        raise UserError(f"Weights are downloaded over http(s). Received {url}.")
+        raise UserError(f"Weights are downloaded over http(s), got {url}.")
     with atomic_file(path) as temporary:
         try:
             with urllib.request.urlopen(url, timeout=TIMEOUT_S) as response:

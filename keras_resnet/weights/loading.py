@@ -17,7 +17,7 @@ from keras_resnet.models.registry import get_config
 from keras_resnet.models.resnet import build_model
 from keras_resnet.storage import read_preprocessing
 from keras_resnet.weights import keras_applications, pytorch
-from keras_resnet.weights.assign import FIRST_KERNELS, Report, assign
+from keras_resnet.weights.assign import FIRST_KERNELS, LoadReport, assign
 from keras_resnet.weights.catalog import CATALOG, PublishedWeights, find_by_filename, find_weights
 from keras_resnet.weights.download import fetch, matches_digest
 
@@ -26,18 +26,18 @@ HEADS = ("auto", "new")
 
 
 @dataclass(frozen=True)
-class Source:
+class ReadWeights:
     """Weights as they came, read but not yet translated.
 
     Attributes:
         label: What errors call them.
-        school: "pytorch" or "keras": whose names and layout they have.
+        framework: "pytorch" or "keras": whose names and layout they have.
         tensors: Name → array.
         published: Their entry of the catalogue, where they are recognised.
     """
 
     label: str
-    school: str
+    framework: str
     tensors: Mapping[str, np.ndarray]
     published: PublishedWeights | None = None
 
@@ -74,7 +74,9 @@ def load_weights(model_or_name: keras.Model | str, source: Any, *, head: str = "
     return model
 
 
-def load_reported(model_or_name: keras.Model | str, source: Any, *, head: str = "auto") -> tuple[keras.Model, Report]:
+def load_reported(
+    model_or_name: keras.Model | str, source: Any, *, head: str = "auto"
+) -> tuple[keras.Model, LoadReport]:
     """Like `load_weights`, but returns a report in place of warnings."""
     if head not in HEADS:
         raise unknown_name("head", head, HEADS)
@@ -90,7 +92,7 @@ def load_reported(model_or_name: keras.Model | str, source: Any, *, head: str = 
     return model, report
 
 
-def remarks(report: Report) -> list[str]:
+def remarks(report: LoadReport) -> list[str]:
     """What a user should know about loaded weights, a sentence each."""
     sentences = []
     if report.new:
@@ -103,7 +105,7 @@ def remarks(report: Report) -> list[str]:
     return sentences
 
 
-def read_source(source: Any, *, model_name: str) -> Source:
+def read_source(source: Any, *, model_name: str) -> ReadWeights:
     """Reads weights without executing anything.
 
     Args:
@@ -114,13 +116,11 @@ def read_source(source: Any, *, model_name: str) -> Source:
         UserError: The source cannot be read, or is none.
     """
     if isinstance(source, keras.Model):
-        return Source(f"the model {source.name!r}", "keras", keras_applications.model_weights(source))
+        return ReadWeights(f"the model {source.name!r}", "keras", keras_applications.model_weights(source))
     if isinstance(source, Mapping):
-        return Source("the state dict", "pytorch", pytorch.state_dict_arrays(source, source="The state dict"))
+        return ReadWeights("the state dict", "pytorch", pytorch.state_dict_arrays(source, source="The state dict"))
     if not isinstance(source, str | os.PathLike | PublishedWeights):
-        raise UserError(
-            f"Weights come from a file, a tag, a state dict or a Keras model. Received {type(source).__name__}."
-        )
+        raise UserError(f"Weights come from a file, a tag, a state dict or a Keras model, got {type(source).__name__}.")
     if is_tag(source):
         source = find_weights(model_name, str(source))
     if isinstance(source, PublishedWeights):
@@ -129,8 +129,8 @@ def read_source(source: Any, *, model_name: str) -> Source:
     else:
         path = Path(source)
         published = _recognised(path)
-    school, tensors = _read_file(path)
-    return Source(str(path), school, tensors, published)
+    framework, tensors = _read_file(path)
+    return ReadWeights(str(path), framework, tensors, published)
 
 
 def is_tag(source: str | os.PathLike[str]) -> bool:
@@ -200,16 +200,16 @@ def _read_file(path: Path) -> tuple[str, Mapping[str, np.ndarray]]:
         return "keras", keras_applications.read_weights(path)
     raise UserError(
         f"Weights come in files that end in {', '.join((*pytorch.SUFFIXES, *keras_applications.SUFFIXES))}, or from a "
-        f"tag of {', '.join(PUBLISHERS)}. Received {str(path)!r}."
+        f"tag of {', '.join(PUBLISHERS)}, got {str(path)!r}."
     )
 
 
-def _translate(model: keras.Model, read: Source):
-    module = pytorch if read.school == "pytorch" else keras_applications
+def _translate(model: keras.Model, read: ReadWeights):
+    module = pytorch if read.framework == "pytorch" else keras_applications
     return module.translate(model, read.tensors, source=read.label)
 
 
-def _built_for(name: str, read: Source) -> keras.Model:
+def _built_for(name: str, read: ReadWeights) -> keras.Model:
     """The named network with the source's number of classes and input channels, where it tells them."""
     config = get_config(name)
     model = build_model(config)

@@ -120,7 +120,7 @@ def state_dict_arrays(content: Any, *, source: str) -> dict[str, np.ndarray]:
     if not tensors:
         raise UserError(
             f"{source} holds no tensors. Expected names and tensors, alone or under "
-            f"{', '.join(map(repr, WRAPPERS))}. Received {_described(content)}."
+            f"{', '.join(map(repr, WRAPPERS))}, got {_described(content)}."
         )
     for _ in PREFIXES:
         for prefix in PREFIXES:

@@ -370,9 +370,9 @@ def test_mistakes_are_named(arguments, sentence, model, images):
 
 
 def test_images_that_do_not_fit_are_named(model, images):
-    with pytest.raises(UserError, match=r"Received one image \(16, 16, 3\)"):
+    with pytest.raises(UserError, match=r"got one image \(16, 16, 3\)"):
         explain(model, images[0])
-    with pytest.raises(UserError, match=r"takes images \(16, 16, 3\). Received \(8, 16, 3\)"):
+    with pytest.raises(UserError, match=r"takes images \(16, 16, 3\), got \(8, 16, 3\)"):
         explain(model, images[:, :8])
     with pytest.raises(UserError, match="images hold NaN"):
         explain(model, np.full_like(images, np.nan))

@@ -16,7 +16,7 @@ from keras_resnet.data.transforms import normalize, preprocess
 from keras_resnet.errors import UserError
 from keras_resnet.export import saved_model
 from keras_resnet.export.saved_model import export_saved_model, write_saved_model
-from keras_resnet.export.serving import gradient_heatmaps
+from keras_resnet.export.serving import explained_scores
 
 
 @pytest.fixture(scope="module", params=["constants", "variables"])
@@ -90,10 +90,10 @@ def test_uint8_of_any_size_is_resized_as_in_training(model, preprocessing, loade
 def test_the_heat_map_is_grad_cam_of_the_class_asked_for(model, preprocessing, loaded, files):
     prepared = np.stack([preprocess(decode_image(tf.constant(file), 3), preprocessing) for file in files])
     shown = loaded.signatures["explain_bytes"](images=tf.constant(files))["heatmap"].numpy()
-    for own, reference in zip(shown, gradient_heatmaps(model, prepared), strict=True):
+    for own, reference in zip(shown, explained_scores(model)(prepared)[1].numpy(), strict=True):
         assert np.corrcoef(own.ravel(), reference.ravel())[0, 1] > 0.999
     other = loaded.signatures["explain_class_bytes"](images=tf.constant(files), target=tf.constant([2, 2, 2]))
-    reference = gradient_heatmaps(model, prepared, np.array([2, 2, 2]))
+    reference = explained_scores(model)(prepared, np.array([2, 2, 2]))[1].numpy()
     # Grad-CAM averages the gradient over positions: its map is the summands divided by their number.
     np.testing.assert_allclose(other["heatmap"], reference * reference[0].size, rtol=1e-3, atol=1e-3)
 
@@ -163,7 +163,7 @@ def test_bfloat16_computes_every_convolution_so_and_halves_the_weights(
     assert (np.argmax(answer["probabilities"], axis=1) == expected.argmax(axis=1)).mean() >= 0.99
     shown = loaded.signatures["explain_bytes"](images=tf.constant(files))["heatmap"].numpy()
     prepared = np.stack([preprocess(decode_image(tf.constant(file), 3), preprocessing) for file in files])
-    for own, reference in zip(shown, gradient_heatmaps(model, prepared), strict=True):
+    for own, reference in zip(shown, explained_scores(model)(prepared)[1].numpy(), strict=True):
         assert np.corrcoef(own.ravel(), reference.ravel())[0, 1] > 0.99
     images = pixels[0].astype(np.float32)
     found = load_artifact(tmp_path / "bfloat16").probabilities(images)

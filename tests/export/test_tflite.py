@@ -16,7 +16,7 @@ ai_edge_litert = pytest.importorskip("ai_edge_litert.interpreter")
 from keras_resnet.artifact import load_artifact  # noqa: E402
 from keras_resnet.data.transforms import normalize  # noqa: E402
 from keras_resnet.errors import UserError  # noqa: E402
-from keras_resnet.export.serving import gradient_heatmaps, serving_network  # noqa: E402
+from keras_resnet.export.serving import explained_scores, serving_network  # noqa: E402
 from keras_resnet.export.tflite import VARIANTS, convert  # noqa: E402
 from keras_resnet.export.tflite_file import read_operators, share_head  # noqa: E402
 from keras_resnet.export.tflite_metadata import add_metadata  # noqa: E402
@@ -111,7 +111,7 @@ def test_the_heat_map_is_grad_cam_of_the_original(variant, options, least, model
     normalized = np.asarray(normalize(images, preprocessing))
     for target in (-1, 1) if options["heatmap"] == "input" else (-1,):
         chosen = {"target": np.array([target], np.int32)} if options["heatmap"] == "input" else {}
-        reference = gradient_heatmaps(model, normalized, np.full(len(images), target))
+        reference = explained_scores(model)(normalized, np.full(len(images), target))[1].numpy()
         found = []
         for image, expected in zip(images, reference, strict=True):
             given = image[np.newaxis].astype(serve.get_input_details()["images"]["dtype"])

@@ -1,0 +1,271 @@
+"""Heat maps of image files, written as pictures: what `explain.py` does with files, for a program of one's own."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from keras_resnet.artifact import Artifact
+from keras_resnet.data.transforms import preprocess
+from keras_resnet.errors import UserError
+from keras_resnet.explanation.classifier import FEATURES, prepare
+from keras_resnet.explanation.inputs import place_maps, read_images
+from keras_resnet.explanation.methods import explain, get_method, is_constant, maximize_activation
+from keras_resnet.explanation.overlay import draw_overlay, draw_sheet, drawable, png
+from keras_resnet.progress import Progress
+from keras_resnet.storage import atomic_file
+
+SHEET = "grid.png"
+
+
+@dataclass(frozen=True)
+class UnreadableImage:
+    """A file that is not drawn.
+
+    Attributes:
+        file: The file.
+        error: What is wrong with it, a sentence.
+    """
+
+    file: Path
+    error: str
+
+
+@dataclass(frozen=True)
+class ReadImage:
+    """A file that was read.
+
+    Attributes:
+        file: The file.
+        pixels: uint8 [H, W, 1 or 3], no larger than a picture of it.
+        network_input: float32 [height, width, channels].
+    """
+
+    file: Path
+    pixels: np.ndarray
+    network_input: np.ndarray
+
+
+@dataclass(frozen=True)
+class Overlay:
+    """A picture that was written.
+
+    Attributes:
+        file: The image.
+        label: The class that its map explains.
+        probability: The class's probability, 0..1.
+        method: The method.
+        is_constant: Whether nothing stands out in the map.
+        overlay: The picture.
+        array: The map as .npy, float32 [H, W], 0..1; None where it was not asked for.
+    """
+
+    file: Path
+    label: str
+    probability: float
+    method: str
+    is_constant: bool
+    overlay: Path
+    array: Path | None = None
+
+    @property
+    def caption(self) -> str:
+        """Class and probability, as people read them."""
+        return f"{self.label} {self.probability:.1%}"
+
+
+def read_batches(
+    paths: Sequence[str | Path], artifact: Artifact, size: int
+) -> Iterator[list[ReadImage | UnreadableImage]]:
+    """Reads image files and folders of them, `size` at a time, holding no more than one at its full size."""
+    batch: list[ReadImage | UnreadableImage] = []
+    for path, image in read_images(paths, artifact.preprocessing.channels):
+        if isinstance(image, str):
+            batch.append(UnreadableImage(path, image))
+        else:
+            batch.append(ReadImage(path, drawable(image), preprocess(image, artifact.preprocessing).numpy()))
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def explain_files(
+    artifact: Artifact,
+    paths: Sequence[str | Path],
+    folder: str | Path,
+    *,
+    methods: Sequence[str] = ("gradcam",),
+    target: int | str | None = None,
+    layers: Sequence[str] = (FEATURES,),
+    batch_size: int = 32,
+    with_sheet: bool = False,
+    with_arrays: bool = False,
+    progress: Progress | None = None,
+    **options: Any,
+) -> Iterator[Overlay | UnreadableImage]:
+    """Draws an overlay for every image, target and method.
+
+    Args:
+        artifact: A network, from `load_network` or `artifact_of`.
+        paths: Image files and folders of them.
+        folder: Where pictures are written.
+        methods: Names of `METHODS`.
+        target: None for the predicted class, "top3" for the three most probable ones, or a class number.
+        layers: Layers to draw on.
+        batch_size: Images at a time.
+        with_sheet: Whether methods × images are drawn on one sheet, `SHEET`, as well.
+        with_arrays: Whether maps are written as .npy, too.
+        progress: Shows a bar for each method and batch.
+        **options: For `explain`.
+
+    Yields:
+        What was written, or could not be read, as it happens.
+
+    Raises:
+        UserError: An unknown name, or a file cannot be written.
+    """
+    folder, taken = Path(folder), set()
+    progress = progress or Progress(show=False)
+    sheet: list[tuple[np.ndarray, list[np.ndarray], str]] = []
+    for batch in read_batches(paths, artifact, batch_size):
+        yield from (image for image in batch if isinstance(image, UnreadableImage))
+        images = [image for image in batch if isinstance(image, ReadImage)]
+        if not images:
+            continue
+        inputs = np.stack([image.network_input for image in images])
+        probabilities = prepare(artifact.model).probabilities(inputs)
+        for targets in _targets(probabilities, target):
+            maps = {}
+            for name in methods:
+                progress.begin(get_method(name).title, None, "steps")
+                maps[name] = explain(
+                    artifact.model,
+                    inputs,
+                    targets,
+                    name,
+                    list(layers),
+                    batch_size=batch_size,
+                    progress=progress.reach,
+                    **options,
+                )
+                progress.clear()
+            for index, image in enumerate(images):
+                placed = {
+                    name: place_maps(drawn[index : index + 1], artifact.preprocessing, image.pixels.shape[:2])[0]
+                    for name, drawn in maps.items()
+                }
+                label, probability = artifact.labels[targets[index]], float(probabilities[index, targets[index]])
+                for name, heat in placed.items():
+                    file = folder / overlay_name(image.file, label, name, taken)
+                    array = file.with_suffix(".npy") if with_arrays else None
+                    overlay = Overlay(
+                        image.file, label, probability, name, bool(is_constant(heat[None])[0]), file, array
+                    )
+                    _write(overlay, image.pixels, heat, layers)
+                    yield overlay
+                if with_sheet:
+                    sheet.append((image.pixels, list(placed.values()), f"{image.file.name}: {overlay.caption}"))
+    if sheet:
+        pictures, heats, captions = zip(*sheet, strict=True)
+        titles = [get_method(name).title for name in methods]
+        with atomic_file(folder / SHEET) as temporary:
+            temporary.write_bytes(png(draw_sheet(pictures, heats, rows=captions, columns=titles)))
+
+
+def draw_class(
+    artifact: Artifact,
+    target: int,
+    folder: str | Path,
+    *,
+    steps: int = 100,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Overlay:
+    """Draws an image that excites a class, by activation maximisation.
+
+    Args:
+        artifact: A network.
+        target: The class.
+        folder: Where the picture is written.
+        steps: Steps of drawing.
+        seed: What the first noise depends on.
+        progress: Shows a bar.
+
+    Returns:
+        The picture and the probability that the network gives it.
+    """
+    progress = progress or Progress(show=False)
+    progress.begin("activation maximisation", None, "steps")
+    pixels = maximize_activation(
+        artifact.model, target, preprocessing=artifact.preprocessing, seed=seed, progress=progress.reach, steps=steps
+    )
+    progress.clear()
+    label, method = artifact.labels[target], "activation_maximization"
+    file = Path(folder) / overlay_name(Path("class"), label, method, set())
+    with atomic_file(file) as temporary:
+        temporary.write_bytes(png(Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)))
+    inputs = preprocess(pixels[np.newaxis], artifact.preprocessing).numpy()
+    probability = float(prepare(artifact.model).probabilities(inputs)[0, target])
+    return Overlay(file, label, probability, method, False, file)
+
+
+def read_inputs(
+    paths: Sequence[str | Path], artifact: Artifact, limit: int
+) -> tuple[np.ndarray, list[UnreadableImage]]:
+    """Reads the first images of files and folders as network inputs.
+
+    Returns:
+        float32 [n, height, width, channels], n at most `limit`, and the files that could not be read.
+
+    Raises:
+        UserError: None can be read.
+    """
+    found = [image for batch in read_batches(paths, artifact, 64) for image in batch]
+    inputs = [image.network_input for image in found if isinstance(image, ReadImage)]
+    unreadable = [image for image in found if isinstance(image, UnreadableImage)]
+    if not inputs:
+        reason = f" ({unreadable[0].error})" if unreadable else ""
+        raise UserError(f"There is no image that can be read to be scored{reason}.")
+    return np.stack(inputs[:limit]), unreadable
+
+
+def overlay_name(path: Path, label: str, method: str, taken: set[str]) -> str:
+    """Returns a file name that is not among `taken`, and adds it: photographs of two folders may share theirs."""
+    clean = _shortened("".join(letter if letter.isalnum() or letter in "-_" else "_" for letter in label), 40)
+    stem = _shortened(path.stem, 100)  # file systems allow 255 bytes, and a file has a longer name while it is written
+    name, number = f"{stem}-{clean}-{method}.png", 2
+    while name in taken:
+        name, number = f"{stem}_{number}-{clean}-{method}.png", number + 1
+    taken.add(name)
+    return name
+
+
+def _targets(probabilities: np.ndarray, target: int | str | None) -> Iterator[np.ndarray]:
+    """int32 [images]: the class to explain of each image, once for each of the classes that are asked for."""
+    if isinstance(target, int):
+        yield np.full(len(probabilities), target, np.int32)
+        return
+    ranked = np.argsort(-probabilities, axis=1, kind="stable").astype(np.int32)
+    for place in range(min(3 if target == "top3" else 1, ranked.shape[1])):
+        yield ranked[:, place]
+
+
+def _write(overlay: Overlay, pixels: np.ndarray, heat: np.ndarray, layers: Sequence[str]) -> None:
+    method = get_method(overlay.method)
+    on = f" on {', '.join(layers)}" if method.on_layer else ""
+    picture = draw_overlay(pixels, heat, title=overlay.caption, subtitle=f"{method.title}{on}")
+    with atomic_file(overlay.overlay) as temporary:
+        temporary.write_bytes(png(picture))
+    if overlay.array is not None:
+        with atomic_file(overlay.array) as temporary:
+            np.save(temporary, heat)
+
+
+def _shortened(text: str, limit: int) -> str:
+    """The text in at most `limit` bytes of UTF-8, without letters that UTF-8 lacks."""
+    return text.encode("utf-8", "ignore")[:limit].decode("utf-8", "ignore")
