@@ -40,7 +40,7 @@ from keras_resnet.export.model_card import model_card
 from keras_resnet.export.serving import check_exportable
 from keras_resnet.export.tflite import check_quantizer
 from keras_resnet.export.writers import Writing
-from keras_resnet.graphs.folding import to_float32
+from keras_resnet.graphs.precision import to_float32
 from keras_resnet.progress import Progress
 from keras_resnet.storage import atomic_directory, check_writable, save_model, write_json, write_text
 

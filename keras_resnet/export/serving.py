@@ -12,8 +12,10 @@ from keras import layers
 
 from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.errors import UserError, unknown_name
-from keras_resnet.graphs.folding import fold_batch_norms, fold_pixels, to_bfloat16, to_float32
+from keras_resnet.graphs.folding import fold_batch_norms
 from keras_resnet.graphs.heads import Head, check_classifier, find_head
+from keras_resnet.graphs.pixels import fold_pixels
+from keras_resnet.graphs.precision import to_bfloat16, to_float32
 from keras_resnet.models.deep_graphs import deep_graphs
 
 PRECISIONS = ("float32", "bfloat16")
@@ -136,7 +138,8 @@ class ClassActivation(layers.Layer):
         dense: The head.
         classes: "row" for a graph whose weights are constants: the head's kernel is kept with one row a class, as a
             .tflite file keeps it for the head. "scaled row" is the same with each row divided by its largest magnitude
-            and the map multiplied by that: as an 8-bit .tflite file keeps the head (`tflite_file.share_head`).
+            and the map multiplied by that: eight bits for each class instead of for all of them, which halves what the
+            map loses in an 8-bit file.
             "column" takes a column of the kernel as ONNX and OpenVINO keep it. "all" computes the maps of all classes
             and picks one: 1/40 more work for ResNet-50, but the only way that TFLite can quantise to 16-bit
             activations.

@@ -98,7 +98,7 @@ def convert(
                 contents = converter.convert()
             except Exception as error:  # ConverterError, ValueError, RuntimeError: by the stage that fails
                 raise _conversion_error(error, variant) from error
-    return share_head(contents) if FORMATS[variant].reads_head_by == "scaled row" else contents
+    return share_head(contents)
 
 
 def check_quantizer(quantizer: str, variant: str, io_type: str, *, targets: bool = False) -> None:

@@ -9,7 +9,7 @@ custom objects. The twin also carries the precision policy, so that the stored n
 import keras
 import tensorflow as tf
 
-from keras_resnet.models.deep_graphs import deep_graphs
+from keras_resnet.graphs.rewriting import rewrite
 
 
 class FusedBatchNormalization(keras.layers.BatchNormalization):
@@ -62,10 +62,7 @@ def training_twin(model: keras.Model, *, precision: str = "float32") -> keras.Mo
             config["dtype"] = precision
         return (FusedBatchNormalization if _can_be_fused(layer) else type(layer)).from_config(config)
 
-    with deep_graphs():
-        twin = keras.models.clone_model(model, clone_function=twin_layer)
-    copy_weights(model, twin)
-    return twin
+    return rewrite(model, twin_layer)
 
 
 def copy_weights(source: keras.Model, target: keras.Model) -> None:

@@ -4,7 +4,9 @@ import pytest
 from keras import layers
 
 from keras_resnet.errors import UserError
-from keras_resnet.graphs.folding import fold_batch_norms, fold_pixels, to_bfloat16, to_float32
+from keras_resnet.graphs.folding import fold_batch_norms
+from keras_resnet.graphs.pixels import fold_pixels
+from keras_resnet.graphs.precision import to_bfloat16, to_float32
 from keras_resnet.models.registry import REGISTRY
 from keras_resnet.models.resnet import build_model
 
