@@ -6,6 +6,8 @@ import TensorFlow.
 
 import importlib
 
+from keras_resnet.models.registry import FUNCTIONS
+
 _PUBLIC = {
     "UserError": "keras_resnet.errors",
     "list_models": "keras_resnet.models.registry",
@@ -31,18 +33,8 @@ _PUBLIC = {
     "maximize_activation": "keras_resnet.explanation.methods",
     "score_methods": "keras_resnet.explanation.scoring",
 }
-# keras.applications-style functions: named here so that asking for one loads Keras and asking for their names does not.
-_APPLICATIONS = (
-    "ResNet18",
-    "ResNet34",
-    "ResNet50",
-    "ResNet101",
-    "ResNet152",
-    "ResNet50V2",
-    "ResNet101V2",
-    "ResNet152V2",
-)
-_PUBLIC.update({name: "keras_resnet.applications" for name in _APPLICATIONS})
+# Functions with keras.applications' arguments: asking for one loads Keras, asking for their names does not.
+_PUBLIC.update({name: "keras_resnet.applications" for name in FUNCTIONS})
 
 __version__ = "0.1.0"
 __all__ = ["__version__", *_PUBLIC]

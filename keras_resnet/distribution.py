@@ -57,6 +57,19 @@ def create_strategy(devices: str) -> Any:
     return tf.distribute.MirroredStrategy()
 
 
+def is_chief(strategy: Any) -> bool:
+    """Whether this process writes, locks and reports: the only one, or the first of several workers.
+
+    Args:
+        strategy: From `create_strategy`.
+    """
+    resolver = getattr(strategy, "cluster_resolver", None)
+    kind = getattr(resolver, "task_type", None)
+    return kind in (None, "", "chief") or (
+        kind == "worker" and resolver.task_id == 0 and "chief" not in resolver.cluster_spec().jobs
+    )
+
+
 def jit_compile(xla: str, strategy: Any) -> bool | str:
     """Translates the XLA choice into `compile`'s argument.
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
 from keras_resnet.errors import UserError
 
@@ -105,8 +106,6 @@ def evaluate_predictions(
 
     examples = np.arange(len(labels))
     predicted = probabilities.argmax(axis=1)
-    confusion = np.zeros((classes, classes), np.int64)
-    np.add.at(confusion, (labels, predicted), 1)
     right = probabilities[examples, labels]
     smallest = np.finfo(np.float32).tiny  # a probability that underflowed to 0 in float32 costs 87 nats, not infinity
     return Evaluation(
@@ -115,8 +114,8 @@ def evaluate_predictions(
         top5=_top_accuracy(probabilities, labels) if classes > TOP else None,
         loss=float(-np.log(np.maximum(right, smallest)).mean()),
         ece=expected_calibration_error(probabilities.max(axis=1), predicted == labels),
-        per_class=tuple(_class_scores(confusion, class_names)),
-        confusion=tuple(tuple(int(count) for count in row) for row in confusion),
+        per_class=tuple(_class_scores(labels, predicted, class_names)),
+        confusion=tuple(map(tuple, confusion_matrix(labels, predicted, labels=np.arange(classes)).tolist())),
     )
 
 
@@ -201,16 +200,10 @@ def _top_accuracy(probabilities: np.ndarray, labels: np.ndarray) -> float:
     return float((rank < TOP).mean())
 
 
-def _class_scores(confusion: np.ndarray, class_names: Sequence[str]) -> list[ClassScore]:
-    scores = []
-    for index, name in enumerate(class_names):
-        hits, called, support = confusion[index, index], confusion[:, index].sum(), confusion[index].sum()
-        scores.append(
-            ClassScore(
-                name=name,
-                precision=float(hits / called) if called else None,
-                recall=float(hits / support) if support else None,
-                support=int(support),
-            )
-        )
-    return scores
+def _class_scores(labels: np.ndarray, predicted: np.ndarray, class_names: Sequence[str]) -> list[ClassScore]:
+    numbers = np.arange(len(class_names))
+    precisions, recalls, _, supports = precision_recall_fscore_support(
+        labels, predicted, labels=numbers, zero_division=np.nan
+    )
+    defined = [[None if np.isnan(value) else float(value) for value in values] for values in (precisions, recalls)]
+    return [ClassScore(*row) for row in zip(class_names, *defined, map(int, supports), strict=True)]

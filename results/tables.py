@@ -1,7 +1,7 @@
-"""Writes the README's tables from the CSV files beside this script.
+"""Writes the tables of README.md and docs/benchmarks.md from the CSV files beside this script.
 
-    python results/tables.py            rewrite README.md
-    python results/tables.py --check    exit 1 if README.md is not what it would write
+    python results/tables.py            rewrite them
+    python results/tables.py --check    exit 1 if one of them is not what it would write
 
 A table stands between two comments; the first says what is in it:
 
@@ -10,6 +10,8 @@ A table stands between two comments; the first says what is in it:
 
 `mean over seed` joins the rows whose words agree: numbers become mean ± standard
 deviation (of the sample), and the number of rows gets a column of its own.
+
+The README's one table stands between `<!-- headlines -->` and `<!-- end headlines -->`: the figures of `HEADLINES`.
 """
 
 import csv
@@ -19,20 +21,82 @@ import sys
 from pathlib import Path
 
 RESULTS = Path(__file__).resolve().parent
-README = RESULTS.parent / "README.md"
+PAGES = (RESULTS.parent / "README.md", RESULTS.parent / "docs" / "benchmarks.md")
+HEADLINE_BLOCK = re.compile(r"(<!-- headlines -->\n).*?(<!-- end headlines -->)", re.DOTALL)
+# What it is, how the figure is written, file, column, which rows: their mean counts.
+HEADLINES = (
+    ("Handwritten digits, ResNet-8, test accuracy", "{:.2%}", "digits.csv", "test_accuracy", {}),
+    ("ResNet-20, training beside plain `model.fit`", "{:.2f} ×", "benchmark_train.csv", "ratio", {"model": "resnet20"}),
+    (
+        "ResNet-20 by PyTorch's checkpoint, right of 1,017 (PyTorch: 932)",
+        "{:,.0f}",
+        "weights.csv",
+        "correct",
+        {"model": "resnet20", "on": "1,017 test images of CIFAR-10"},
+    ),
+    (
+        "ResNet-50, Grad-CAM beside tf-keras-vis",
+        "{:.2f} ×",
+        "benchmark_explain.csv",
+        "times_tf_keras_vis_images_per_second",
+        {"method": "gradcam_closed_form"},
+    ),
+    (
+        "ResNet-50, SavedModel beside `model.export`, batch 1",
+        "{:.2f} ×",
+        "benchmark_export.csv",
+        "speedup",
+        {"model": "resnet50", "contestant": "SavedModel", "batch": "1"},
+    ),
+    (
+        "ResNet-50, the same in bfloat16",
+        "{:.2f} ×",
+        "benchmark_export.csv",
+        "speedup",
+        {"model": "resnet50", "contestant": "SavedModel bfloat16", "batch": "1"},
+    ),
+    (
+        "ResNet-50, int8 `.tflite` beside float32",
+        "{:.2f} ×",
+        "benchmark_export.csv",
+        "speedup",
+        {"model": "resnet50", "contestant": "tflite int8"},
+    ),
+    (
+        "ResNet-50, int8 `.tflite` with a heat map beside without",
+        "{:.2f} ×",
+        "benchmark_export.csv",
+        "speedup",
+        {"model": "resnet50", "contestant": "tflite int8 with heat map"},
+    ),
+)
 BLOCK = re.compile(r"(<!-- table: (?P<spec>.*?) -->\n)(?P<body>.*?)(<!-- end table -->)", re.DOTALL)
 
 
 def render(text: str) -> str:
-    """Returns the README's text with every table written anew."""
+    """Returns a page's text with every table written anew."""
+    text = HEADLINE_BLOCK.sub(lambda match: match[1] + _headlines() + match[2], text)
     return BLOCK.sub(lambda match: match[1] + _table(match["spec"]) + match[4], text)
+
+
+def _headlines() -> str:
+    lines = ["| what | measured |", "| --- | --- |"]
+    for what, style, file, column, where in HEADLINES:
+        rows = [row for row in _rows(file) if all(row[key] == value for key, value in where.items())]
+        if not rows:
+            raise ValueError(f"The headline {what!r} has no row in {file}.")
+        lines.append(f"| {what} | {style.format(statistics.mean(float(row[column]) for row in rows))} |")
+    return "\n".join(lines) + "\n"
+
+
+def _rows(file: str) -> list[dict]:
+    with open(RESULTS / file, newline="", encoding="utf-8") as handle:
+        return list(csv.DictReader(handle))
 
 
 def _table(spec: str) -> str:
     file, columns, *clauses = [part.strip() for part in spec.split("|")]
-    with open(RESULTS / file, newline="", encoding="utf-8") as handle:
-        rows = list(csv.DictReader(handle))
-    over = None
+    rows, over = _rows(file), None
     for clause in clauses:
         if clause.startswith("where "):
             key, value = clause.removeprefix("where ").split("=", 1)
@@ -90,15 +154,20 @@ def _cell(text: str) -> str:
 
 
 def main(argv: list[str]) -> int:
-    """Rewrites or checks the README."""
-    text = README.read_text(encoding="utf-8")
-    rendered = render(text)
-    if "--check" in argv:
-        if text != rendered:
-            print("README.md's tables are not those of results/*.csv: run `python results/tables.py`.", file=sys.stderr)
-        return int(text != rendered)
-    README.write_text(rendered, encoding="utf-8")
-    return 0
+    """Rewrites or checks the pages."""
+    stale = 0
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        rendered = render(text)
+        if "--check" not in argv:
+            page.write_text(rendered, encoding="utf-8")
+        elif text != rendered:
+            stale = 1
+            print(
+                f"The tables of {page.name} are not those of results/*.csv: run `python results/tables.py`.",
+                file=sys.stderr,
+            )
+    return stale
 
 
 if __name__ == "__main__":

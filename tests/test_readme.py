@@ -1,4 +1,4 @@
-"""The README says what the results say."""
+"""The pages say what the results and the package say."""
 
 import importlib.util
 import re
@@ -11,9 +11,11 @@ def test_tables_are_those_of_the_results():
     spec = importlib.util.spec_from_file_location("tables", ROOT / "results" / "tables.py")
     tables = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(tables)
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert "<!-- table:" in text
-    assert tables.render(text) == text
+    for page, mark in (("README.md", "<!-- headlines -->"), ("docs/benchmarks.md", "<!-- table:")):
+        text = (ROOT / page).read_text(encoding="utf-8")
+        assert mark in text
+        assert tables.render(text) == text
+        assert tables.render(text.replace("| what | measured |", "| what |")) == text
 
 
 def test_the_layout_names_every_module():

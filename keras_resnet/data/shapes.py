@@ -38,7 +38,7 @@ def draw_shapes(
     Args:
         count: How many; of every block of 256 each class has 32.
         size: Side of the square images in pixels, at least 16.
-        seed: Number that all random choices hang on.
+        seed: Number that all random choices depend on.
         stream: Which of the seed's independent sequences, for example one for each split.
         planted_class: The class whose images carry the corner mark; None plants none.
         planted_fraction: The part of the planted class' images with the mark, 0..1.

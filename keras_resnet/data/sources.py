@@ -59,8 +59,8 @@ def load_source(
             "shapes:count=2000,plant=star", "folder:flowers", "tfds:cifar10", "npz:arrays.npz".
         data_dir: Where TensorFlow Datasets keeps prepared data sets; its own default without it.
         image_size: Side of the network input; the source's own choice without it.
-        seed: What the drawn images of `shapes` hang on. Splits never do.
-        bad_images: "stop" at files of a folder that are no whole images, naming them, or "skip" and count
+        seed: What the drawn images of `shapes` depend on. Splits never do.
+        bad_images: "stop" at files of a folder that are not complete images, naming them, or "skip" and count
             them.
         **options: The source's own options, as an alternative to writing them into the name.
 

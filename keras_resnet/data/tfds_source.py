@@ -191,7 +191,7 @@ def _roles(has_labels: dict[str, bool]) -> dict[str, str | None]:
 def _read_arrays(builder: Any, split: str, image_key: str, label_key: str) -> ArraySplit:
     import tensorflow_datasets as tfds
 
-    # One file after the other: by default several are read in turn, and the order hangs on their number.
+    # One file after the other: by default several are read in turn, and the order depends on their number.
     config = tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False)
     examples = builder.as_dataset(split=split, shuffle_files=False, read_config=config)
     examples = examples.map(lambda example: (example[image_key], example[label_key])).batch(1024).prefetch(1)

@@ -92,7 +92,7 @@ def _resize_and_crop(images: tf.Tensor, target: tuple[int, int], preprocessing: 
     cover_width = round(width / preprocessing.crop_fraction)
     shape = tf.shape(images)
     image_height, image_width = shape[-3], shape[-2]
-    # Whole-number arithmetic, so that the size never hangs on the rounding of a quotient. The longer side is
+    # Whole-number arithmetic, so that the size never depends on the rounding of a quotient. The longer side is
     # rounded down, as torchvision does it, but never below what the crop needs.
     taller = image_height * cover_width >= image_width * cover_height
     size = tf.cond(

@@ -19,7 +19,7 @@ def gaussian(classifier: Classifier, images, targets, **_) -> RawMaps:
 
 
 def random(classifier: Classifier, images, targets, *, seed: int = 0, **_) -> RawMaps:
-    """Random numbers on a coarse grid. An image's map hangs on the seed and the image's pixels alone."""
+    """Random numbers on a coarse grid. An image's map depends on the seed and the image's pixels alone."""
     del classifier, targets
     images = np.asarray(images, np.float32)
     values = [

@@ -55,7 +55,7 @@ def faithfulness_scores(
         targets: int32 [N].
         maps: Heat maps [N, H, W].
         scores: Which ones.
-        seed: Number that ties and noise hang on.
+        seed: Number that ties and noise depend on.
 
     Returns:
         Score → float64 [N].
@@ -82,7 +82,7 @@ def deletion(classifier, images, targets, maps, *, steps: int = 16, seed: int = 
         targets: int32 [N].
         maps: Heat maps [N, H, W].
         steps: Portions in which the pixels go.
-        seed: Number that the order of equal pixels hangs on.
+        seed: Number that the order of equal pixels depends on.
 
     Returns:
         float64 [N], 0..1: area under the class probability over the share of pixels taken. Lower is better.
@@ -114,7 +114,7 @@ def road(
         targets: int32 [N].
         maps: Heat maps [N, H, W].
         fractions: Shares of the pixels to remove.
-        seed: Number that noise and the order of equal pixels hang on.
+        seed: Number that noise and the order of equal pixels depend on.
 
     Returns:
         (most relevant first, least relevant first), float64 [N] each: the mean probability over the fractions.
@@ -146,7 +146,7 @@ def impute(image: np.ndarray, removed: np.ndarray, *, noise: float = ROAD_NOISE,
         image: float32 [H, W, C].
         removed: bool [H, W].
         noise: Standard deviation of what is added to filled pixels.
-        seed: Number that the noise hangs on.
+        seed: Number that the noise depends on.
 
     Returns:
         float32 [H, W, C]; kept pixels are unchanged.
@@ -215,7 +215,7 @@ def sanity(
         images: Network inputs [N, H, W, C].
         targets: int32 [N].
         maps: The maps of the network as it is.
-        seed: Number that the shuffling hangs on.
+        seed: Number that the shuffling depends on.
 
     Returns:
         float64 [parts, N]: Spearman's rank correlation with `maps`, −1..1, after each part was shuffled; the last row

@@ -88,7 +88,7 @@ def maximize_activation(
         model: A flat float32 model that takes pixels 0..255 and returns what is to grow for each class.
         target: Class number.
         steps: Steps of gradient ascent.
-        seed: Number that the start and the jitter hang on.
+        seed: Number that the start and the jitter depend on.
         progress: Told (done, all) after each step.
 
     Returns:
@@ -138,7 +138,7 @@ def _scorecam(classifier: Classifier, images, targets, *, layer: str, **options)
     with _quiet():
         from tf_keras_vis.scorecam import Scorecam
     targets = _known(classifier, images, targets)
-    # One image at a time: in a batch its choice of channels would hang on the other images.
+    # One image at a time: in a batch its choice of channels would depend on the other images.
     values = [
         _call(
             classifier, Scorecam, images[i : i + 1], targets[i : i + 1],

@@ -107,8 +107,8 @@ def explain(
         max_batch: Changed images in one pass at most, for the methods that try many: the bound on memory.
         steps: Steps along the path of integrated gradients.
         samples: Noisy copies for SmoothGrad.
-        seed: Number that noise hangs on.
-        progress: Told (done, all) as the work goes on; "all" is that of the present batch.
+        seed: Number that noise depends on.
+        progress: Told (done, all) as the work proceeds; "all" is that of the present batch.
 
     Returns:
         float32 [N, H, W], the maximum of each map 1. A map that is constant, or in which nothing speaks for the class,
@@ -190,7 +190,7 @@ def maximize_activation(
         preprocessing: What stands between pixels 0..255 and the network; without it the network is taken to accept
             pixels / 255.
         steps: Steps of gradient ascent.
-        seed: Number that the start and the jitter hang on.
+        seed: Number that the start and the jitter depend on.
         progress: Told (done, all) after each step.
 
     Returns:

@@ -99,7 +99,7 @@ def score_methods(
         masks: bool [N, H, W], where the object is; adds the scores of localisation.
         mark_masks: bool [N, H, W], where a planted mark is; adds `mark_energy`.
         sanity_images: How many of the images the sanity check takes.
-        seed: Number that noise, ties and shuffled weights hang on.
+        seed: Number that noise, ties and shuffled weights depend on.
         show_progress: Whether to draw a progress bar for each method on standard error.
         **options: For `explain`.
 

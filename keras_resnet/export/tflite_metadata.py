@@ -5,7 +5,6 @@ files it names are a zip archive behind the model: a .tflite file with metadata 
 numbers below are those of `metadata_schema.fbs`.
 """
 
-import contextlib
 import io
 import json
 import zipfile
@@ -55,13 +54,6 @@ def add_metadata(contents: bytes, preprocessing: Preprocessing, labels: tuple[st
         archive.writestr(LABELS, "".join(f"{label}\n" for label in labels))
         archive.writestr(PREPROCESSING, json.dumps(preprocessing.to_dict(), ensure_ascii=False))
     return file.getvalue()
-
-
-def read_associated(contents_or_path: Any) -> dict[str, bytes]:
-    """Returns the files embedded in a .tflite file: name → contents; none where it has no archive."""
-    with contextlib.suppress(zipfile.BadZipFile, OSError), zipfile.ZipFile(contents_or_path) as archive:
-        return {name: archive.read(name) for name in archive.namelist()}
-    return {}
 
 
 def _tensor_name(graph: Any, index: int) -> str:

@@ -15,7 +15,7 @@ def fold_pixels(
 
     Where the network begins with a convolution, dividing by the deviation and reversing the channels are folded into
     its kernel. Subtracting the mean stays an operator of its own, because the convolution's border is padded with
-    zeros, which must go on meaning the mean colour.
+    zeros, which must keep meaning the mean colour.
 
     Args:
         model: A functional model of one image input, (x / 255 − mean) / std.

@@ -59,6 +59,40 @@ DEEP_STEM = {"stem": "deep"}
 D_TRICKS = {"stem": "deep", "shortcut": "average_pool_projection"}
 RESNET_RS = {**D_TRICKS, "stem_pool": "conv", "attention": "se", "se_ratio": 0.25}
 
+# Function → network. The six names that keras.applications has are its own networks (stride on the first 1×1, biases),
+# so that the same weights give the same numbers; `create_model("resnet50")` is the v1.5 network of torchvision.
+FUNCTIONS = {
+    "ResNet18": "resnet18",
+    "ResNet34": "resnet34",
+    "ResNet50": "resnet50_v1",
+    "ResNet101": "resnet101_v1",
+    "ResNet152": "resnet152_v1",
+    "ResNet200": "resnet200",
+    "ResNet50V2": "resnetv2_50",
+    "ResNet101V2": "resnetv2_101",
+    "ResNet152V2": "resnetv2_152",
+    "ResNet18D": "resnet18d",
+    "ResNet34D": "resnet34d",
+    "ResNet50C": "resnet50c",
+    "ResNet50D": "resnet50d",
+    "ResNet101D": "resnet101d",
+    "ResNeXt50": "resnext50_32x4d",
+    "ResNeXt101": "resnext101_32x8d",
+    "WideResNet50": "wide_resnet50_2",
+    "WideResNet101": "wide_resnet101_2",
+    "SEResNet50": "seresnet50",
+    "SEResNeXt50": "seresnext50_32x4d",
+    "ECAResNet50D": "ecaresnet50d",
+    "ResNetBlur50": "resnetblur50",
+    "ResNetRS50": "resnetrs50",
+    "ResNetRS101": "resnetrs101",
+    "ResNetRS152": "resnetrs152",
+    "ResNetRS200": "resnetrs200",
+    "ResNetRS270": "resnetrs270",
+    "ResNetRS350": "resnetrs350",
+    "ResNetRS420": "resnetrs420",
+}
+
 
 def _imagenet(name: str, paper: str, group: str, depth: int, **fields) -> ResNetConfig:
     block = "basic" if depth in (18, 34) else "bottleneck"

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
+from tqdm import tqdm
 
 from keras_resnet.errors import UserError
 from keras_resnet.training.checkpoints import TrainingState, save_checkpoint
@@ -130,44 +131,31 @@ class EpochRecords(keras.callbacks.Callback):
 
 
 class StepBar(keras.callbacks.Callback):
-    """A live bar on a terminal: steps of the epoch, images a second, and the epoch's time left."""
-
-    _WIDTH = 30
-    _SECONDS = 0.2  # between redraws
+    """A live bar on a terminal: images of the epoch, images a second, loss, and the epoch's time left."""
 
     def __init__(self, *, steps: int, batch_size: int, epochs: int):
         super().__init__()
         self._steps, self._batch_size, self._epochs = steps, batch_size, epochs
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        self._epoch, self._began, self._drawn = epoch + 1, time.perf_counter(), 0.0
-
-    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        now = time.perf_counter()
-        if now - self._drawn < self._SECONDS:
-            return
-        self._drawn = now
-        done, seconds = batch + 1, now - self._began
-        filled = self._WIDTH * done // self._steps
-        bar = "█" * filled + "░" * (self._WIDTH - filled)
-        self._draw(
-            f"epoch {self._epoch}/{self._epochs} {bar} {done}/{self._steps}  "
-            f"{done * self._batch_size / seconds:,.0f} images/s  loss {float(logs['loss']):.4f}  "
-            f"{duration(seconds / done * (self._steps - done))} left"
+        self._bar = tqdm(
+            desc=f"epoch {epoch + 1}/{self._epochs}",
+            total=self._steps * self._batch_size,
+            unit=" images",
+            mininterval=0.2,
+            leave=False,
+            file=sys.stderr,
         )
 
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        self._bar.set_postfix_str(f"loss {float(logs['loss']):.4f}", refresh=False)
+        self._bar.update(self._batch_size)
+
     def on_test_begin(self, logs: Any = None) -> None:
-        self._draw("validating …")
+        self._bar.set_description("validating")
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        self._draw("")
-
-    def on_train_end(self, logs: Any = None) -> None:
-        self._draw("")
-
-    def _draw(self, text: str) -> None:
-        sys.stderr.write(f"\r\x1b[2K{text}")
-        sys.stderr.flush()
+        self._bar.close()
 
 
 def duration(seconds: float) -> str:

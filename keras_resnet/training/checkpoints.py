@@ -1,4 +1,4 @@
-"""Everything that an interrupted training needs to go on bit for bit, one file an epoch.
+"""Everything that an interrupted training needs to resume bit for bit, one file an epoch.
 
 A checkpoint is a NumPy archive without pickles: each variable of the network (states of random generators included),
 each variable of the optimizer (momentum, step, averages), and a JSON text with the progress.

@@ -1,4 +1,4 @@
-"""The run directory: what it holds, when it may be written, and when a training in it may go on.
+"""The run directory: what it holds, when it may be written, and when a training in it may resume.
 
 runs/<name>/recipe.json         settings, versions, data set and its fingerprint
             metrics.csv         one row an epoch
@@ -73,14 +73,14 @@ def check_run(run: RunDirectory, served: Path, *, resume: bool, overwrite: bool)
     Args:
         run: The run directory.
         served: The folder below saved_models/ that the run will write.
-        resume: Whether there must be something to go on with.
+        resume: Whether there must be something to resume.
         overwrite: Whether what is there may be removed.
 
     Raises:
         UserError: With what to do instead.
     """
     if resume and overwrite:
-        raise UserError("--resume and --overwrite exclude each other: go on, or start again?")
+        raise UserError("--resume and --overwrite exclude each other. Give one of them.")
     if resume and not run.recipe.is_file():
         raise UserError(f"There is no run to resume at {run.path}. Leave --resume out to start one.")
     if overwrite:

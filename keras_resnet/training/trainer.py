@@ -88,7 +88,7 @@ def train(
         name: Name of the run; default: data set, model and seed.
         runs: Folder of the run directories.
         saved_models: Folder of the exported models.
-        resume: Whether there must be a run to go on with. Without it one is continued when it is there.
+        resume: Whether there must be a run to resume. Without it one is continued when it is there.
         overwrite: Whether a run of this name may be removed first.
         report: Takes the lines for a person; a live bar appears on a terminal besides.
 

@@ -1,6 +1,6 @@
 """PyTorch checkpoints: read without running code in them, and translated by rule in both directions.
 
-The names follow from our layers' names: stage, block and index of the convolution. A `Naming` holds how one school of
+The names follow from our layers' names: stage, block and index of the convolution. A `Naming` holds how one family of
 repositories spells them: torchvision and timm ("torchvision"), timm's pre-activation networks ("timm_v2"), the CIFAR
 repositories ("cifar") and the wide ones ("wide").
 """
@@ -37,7 +37,7 @@ VARIABLE_NAMES = {
 
 @dataclass(frozen=True)
 class Naming:
-    """How one school of repositories spells a network's modules.
+    """How one family of repositories spells a network's modules.
 
     Attributes:
         stem_conv: The first convolution; deep stems count on from it.

@@ -1,4 +1,4 @@
-"""The stream of batches: what it hangs on, what it holds, and that in-memory and on-disk ways agree."""
+"""The stream of batches: what it depends on, what it holds, and that in-memory and on-disk ways agree."""
 
 import dataclasses
 import gc

@@ -52,7 +52,7 @@ def test_every_method_keeps_the_contract(name, model, images):
     constant = is_constant(maps)
     np.testing.assert_allclose(maps.max(axis=(1, 2))[~constant], 1, atol=1e-6)
     assert not maps[constant].any()
-    # An image's map does not hang on the others in its batch. Noise is drawn for a whole batch at once; sums over
+    # An image's map does not depend on the others in its batch. Noise is drawn for a whole batch at once; sums over
     # batches of other sizes are rounded in another order.
     if name != "smoothgrad":
         np.testing.assert_allclose(explain(model, images[1:2], 2, name, steps=4), maps[1:2], atol=1e-4)
@@ -287,7 +287,7 @@ def test_constant_maps_are_zero_and_noise_is_not_shown(model, images):
     head = network.get_layer("logits")
     head.set_weights([np.zeros_like(weight) for weight in head.get_weights()])
     for name in DISTINCT:
-        # Nothing speaks for any class: the logits do not hang on the image.
+        # Nothing speaks for any class: the logits do not depend on the image.
         if name not in ("eigencam", "scorecam", "faster_scorecam"):  # these weigh channels by other things
             assert is_constant(explain(network, images, 1, name, steps=4)).all(), name
     # Covering with the mean colour what has the mean colour changes nothing but rounding.

@@ -12,7 +12,7 @@ from keras_resnet.models.resnet import build_model
 
 @pytest.fixture(scope="module")
 def corner():
-    """A network whose class 1 hangs on the 4×4 pixels at the top left alone."""
+    """A network whose class 1 depends on the 4×4 pixels at the top left alone."""
     inputs = keras.Input((16, 16, 1))
     weights = np.zeros((16, 16, 1, 2), np.float32)
     weights[:4, :4, 0, 1] = 0.5
