@@ -65,6 +65,7 @@ class EpochRecords(keras.callbacks.Callback):
         batch_size: Images a step.
         epochs: Epochs of the whole training.
         report: Takes a line of text.
+        writes: Whether this process writes the files.
     """
 
     def __init__(
@@ -76,9 +77,10 @@ class EpochRecords(keras.callbacks.Callback):
         batch_size: int,
         epochs: int,
         report: Callable[[str], None],
+        writes: bool = True,
     ):
         super().__init__()
-        self.progress = start
+        self.progress, self._writes = start, writes
         self._run, self._start = run, start
         self._images, self._epochs, self._report = steps * batch_size, epochs, report
 
@@ -102,8 +104,9 @@ class EpochRecords(keras.callbacks.Callback):
             "seconds": f"{now - self._epoch_began:.2f}",
         }
         self._update_progress(epoch + 1, logs, row)
-        write_metrics(self._run.metrics, self.progress.rows)
-        save_checkpoint(self._run.checkpoints, self.model, self.model.optimizer, self.progress)
+        if self._writes:
+            write_metrics(self._run.metrics, self.progress.rows)
+            save_checkpoint(self._run.checkpoints, self.model, self.model.optimizer, self.progress)
 
         done = epoch + 1 - self._start.epoch
         left = (now - self._began) / done * (self._epochs - epoch - 1)

@@ -103,6 +103,7 @@ def open_run(
     overwrite: bool,
     needed_bytes: int,
     report: Callable[[str], None],
+    writes: bool = True,
 ) -> Iterator[None]:
     """Prepares a run directory and keeps other processes out of it.
 
@@ -114,11 +115,15 @@ def open_run(
         overwrite: Whether an older run is removed first.
         needed_bytes: Disk space that the run will take.
         report: Told what a person should know.
+        writes: Whether this process prepares and locks it; the others of several workers read.
 
     Raises:
         UserError: The folder cannot be written, another process trains in it, or it holds a run with other settings
             or another data set.
     """
+    if not writes:
+        yield
+        return
     check_writable(run.path, needed_bytes)
     with _lock(run.path):
         for folder in (run.path, run.checkpoints):

@@ -22,9 +22,10 @@ from keras_resnet.data.batches import evaluation_batches, steps_per_epoch, train
 from keras_resnet.data.folder import named_unreadable_files
 from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.data.sources import load_source
-from keras_resnet.distribution import create_strategy, jit_compile, require_tensorflow
+from keras_resnet.distribution import create_strategy, is_chief, jit_compile, require_tensorflow
 from keras_resnet.errors import UserError
 from keras_resnet.evaluation import Evaluation, evaluate_model
+from keras_resnet.export.formats import SAVED_MODEL_VERSION
 from keras_resnet.export.saved_model import export_saved_model
 from keras_resnet.models.registry import get_config
 from keras_resnet.storage import check_writable, save_model, write_json
@@ -103,6 +104,11 @@ def train(
     run = RunDirectory(Path(runs) / (name or default_name(recipe)))
     served = Path(saved_models) / run.path.name
     check_run(run, served, resume=resume, overwrite=overwrite)
+    # The devices come first: TensorFlow takes them once, and every tensor made before would lie elsewhere.
+    strategy = create_strategy(recipe.devices)
+    writes = is_chief(strategy)
+    if not writes:
+        report = _silent
     keras.utils.set_random_seed(recipe.seed)
 
     # Data
@@ -121,7 +127,6 @@ def train(
     steps = steps_per_epoch(data.train, recipe.batch_size)
     augmentation = data.augmentation if recipe.augmentation == "default" else recipe.augmentation
     parse_augmentation(augmentation)
-    strategy = create_strategy(recipe.devices)
     if recipe.batch_size % strategy.num_replicas_in_sync:
         raise UserError(
             f"batch_size must be a multiple of the number of devices ({strategy.num_replicas_in_sync}), "
@@ -135,13 +140,15 @@ def train(
         compile_twin(twin, recipe, steps=steps, jit_compile=jit_compile(recipe.xla, strategy))
 
     weights_bytes = 4 * model.count_params()
-    check_writable(saved_models, 3 * weights_bytes)
+    if writes:
+        check_writable(saved_models, 3 * weights_bytes)
     with open_run(
         run,
         recipe,
         dataset=_describe(data),
         resume=resume,
         overwrite=overwrite,
+        writes=writes,
         # A checkpoint has weights, momentum and perhaps averages; then the model, and a margin for the rest.
         needed_bytes=weights_bytes * (3 * (KEPT + 2) + 1) + 20_000_000,
         report=report,
@@ -161,7 +168,7 @@ def train(
         # Epochs
         if progress.epoch < recipe.epochs:
             with named_unreadable_files(data.train, data.validation):
-                progress = _fit(twin, recipe, data, preprocessing, augmentation, run, progress, report)
+                progress = _fit(twin, recipe, data, preprocessing, augmentation, run, progress, report, writes)
 
         # The best network
         load_checkpoint(checkpoint_path(run.checkpoints, progress.best_epoch), twin, twin.optimizer)
@@ -171,29 +178,34 @@ def train(
         with named_unreadable_files(data.test):
             test = evaluate_model(artifact_of(model, preprocessing), data.test)
 
-        # What stays. The test metrics come last: they mark the run as finished.
-        save_model(model, run.model, preprocessing)
-        saved_model = export_saved_model(model, preprocessing, served, overwrite=True)
         result = RunResult(
             path=run.path,
-            saved_model=saved_model,
+            saved_model=served / SAVED_MODEL_VERSION,
             best_epoch=progress.best_epoch,
             validation_accuracy=progress.best_accuracy,
             test=test,
             seconds=progress.seconds,
             cpu_seconds=progress.cpu_seconds,
         )
-        write_json(
-            run.test_metrics,
-            {
-                **test.to_dict(),
-                "best_epoch": result.best_epoch,
-                "validation_accuracy": result.validation_accuracy,
-                "training_seconds": round(result.seconds, 1),
-                "training_cpu_seconds": round(result.cpu_seconds, 1),
-            },
-        )
+        if writes:
+            # The test metrics come last: they mark the run as finished.
+            save_model(model, run.model, preprocessing)
+            export_saved_model(model, preprocessing, served, overwrite=True)
+            write_json(
+                run.test_metrics,
+                {
+                    **test.to_dict(),
+                    "best_epoch": result.best_epoch,
+                    "validation_accuracy": result.validation_accuracy,
+                    "training_seconds": round(result.seconds, 1),
+                    "training_cpu_seconds": round(result.cpu_seconds, 1),
+                },
+            )
     return result
+
+
+def _silent(line: str) -> None:
+    """Takes the lines of a worker that is not the chief."""
 
 
 def create_network(recipe: Recipe, data: "DatasetSpec") -> tuple[keras.Model, Preprocessing]:
@@ -284,15 +296,16 @@ def _fit(
     run: RunDirectory,
     progress: TrainingState,
     report: Callable[[str], None],
+    writes: bool,
 ) -> TrainingState:
     steps = steps_per_epoch(data.train, recipe.batch_size)
     counts = {"steps": steps, "batch_size": recipe.batch_size, "epochs": recipe.epochs}
-    records = EpochRecords(run, start=progress, report=report, **counts)
+    records = EpochRecords(run, start=progress, report=report, writes=writes, **counts)
     callbacks = [
         StopOnLostLoss(run, lambda: records.progress),
         *([AveragedWeights()] if recipe.ema_decay else []),
-        *([StepBar(**counts)] if sys.stderr.isatty() else []),
-        keras.callbacks.TensorBoard(run.tensorboard, write_graph=False),
+        *([StepBar(**counts)] if writes and sys.stderr.isatty() else []),
+        *([keras.callbacks.TensorBoard(run.tensorboard, write_graph=False)] if writes else []),
         records,
     ]
     twin.fit(

@@ -1,6 +1,8 @@
 import csv
+import dataclasses
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +14,7 @@ import pytest
 from keras_resnet.artifact import load_artifact
 from keras_resnet.errors import UserError
 from keras_resnet.storage import load_model
-from keras_resnet.training import callbacks
+from keras_resnet.training import callbacks, trainer
 from keras_resnet.training.recipes import Recipe
 from keras_resnet.training.trainer import train
 
@@ -294,3 +296,27 @@ def test_metrics_are_written_anew_from_the_checkpoint(recipe, finished, interrup
     path = interrupted["runs"] / "r" / "metrics.csv"
     path.write_bytes(b"\xff\x00junk,\n,,,") if damage == "junk" else path.unlink()
     assert metrics(train(recipe, **interrupted).path) == metrics(finished.path)
+
+
+def test_a_worker_that_is_not_the_chief_trains_alike_and_writes_nothing(
+    recipe, finished, folders, tmp_path, monkeypatch
+):
+    # It reads the chief's checkpoints; here those of a run that the chief has trained already.
+    runs = shutil.copytree(folders["runs"], tmp_path / "runs")
+    (runs / "r" / "test_metrics.json").unlink()
+    before = {path: path.stat().st_mtime_ns for path in runs.rglob("*")}
+    monkeypatch.setattr(trainer, "is_chief", lambda strategy: False)
+    result = train(recipe, runs=runs, saved_models=tmp_path / "saved_models", name="r", report=pytest.fail)
+    assert result.test.to_dict() == finished.test.to_dict()
+    assert {path: path.stat().st_mtime_ns for path in runs.rglob("*")} == before
+    assert not (tmp_path / "saved_models").exists()
+
+
+def test_devices_are_chosen_before_data_is_read(recipe, tmp_path, monkeypatch):
+    order = []
+    for name in ("create_strategy", "load_source"):
+        original = getattr(trainer, name)
+        monkeypatch.setattr(trainer, name, lambda *a, name=name, f=original, **k: order.append(name) or f(*a, **k))
+    with pytest.raises(UserError, match="at most the number of training images"):
+        train(dataclasses.replace(recipe, batch_size=10**6), runs=tmp_path, saved_models=tmp_path, name="x")
+    assert order == ["create_strategy", "load_source"]
