@@ -48,10 +48,10 @@ class Step:
 
     Attributes:
         summary: What it does, in one line.
-        image: (image [h, w, c] 0..255, seed int32 [2], preprocessing, **options) → float32 image at the network's
-            size, 0..255; None where images are only resized.
-        batch: (images [N, height, width, channels] 0..255, targets, seed int32 [2], **options) → images and targets
-            of the same shapes; None where nothing is left to do.
+        image: (image [h, w, c] 0..255, seed int32 [2], preprocessing, **options) → float32 image at the network's size,
+            0..255; None where images are only resized.
+        batch: (images [N, height, width, channels] 0..255, targets, seed int32 [2], **options) → images and targets of
+            the same shapes; None where nothing is left to do.
         options: Name → what it may be, in the order in which values without a name are read.
         mixes_targets: Whether `batch` changes the targets, which are then float32 [N, classes].
     """
@@ -119,8 +119,8 @@ def parse_augmentation(text: str) -> Augmentation:
     """Reads steps with their options: "crop_flip", "crop_flip,mixup:0.2", "crop,cutmix:alpha=1".
 
     Args:
-        text: Names of `AUGMENTATIONS` in the order in which they act, separated by commas. Options follow a name
-            behind colons, as VALUE or OPTION=VALUE.
+        text: Names of `AUGMENTATIONS` in the order in which they act, separated by commas. Options follow a name behind
+            colons, as VALUE or OPTION=VALUE.
 
     Returns:
         The augmentation.
@@ -207,9 +207,9 @@ def random_crop(images: tf.Tensor, seed: tf.Tensor, *, flip: bool) -> tf.Tensor:
 def random_resized_crop(image: tf.Tensor, seed: tf.Tensor, preprocessing: Preprocessing) -> tf.Tensor:
     """Cuts out a random rectangle, brings it to the network's size and mirrors it with probability 1/2.
 
-    The rectangle has 8 to 100 % of the image's area and proportions between 3:4 and 4:3 (drawn evenly in
-    their logarithm), at the first of ten attempts that fits into the image; where none does, it is the
-    largest centred rectangle within those proportions.
+    The rectangle has 8 to 100 % of the image's area and proportions between 3:4 and 4:3 (drawn evenly in their
+    logarithm), at the first of ten attempts that fits into the image; where none does, it is the largest centred
+    rectangle within those proportions.
 
     Args:
         image: [height, width, 1 or 3], uint8 or float, 0..255.
@@ -257,8 +257,8 @@ def _resize_to_network(crop: tf.Tensor, preprocessing: Preprocessing) -> tf.Tens
 def mixup(images: tf.Tensor, targets: tf.Tensor, seed: tf.Tensor, *, alpha: float) -> tuple[tf.Tensor, tf.Tensor]:
     """Blends each image and its target with those of another one of the batch: λ of the one, 1 - λ of the other.
 
-    One λ ~ Beta(α, α) counts for a whole batch, as in the paper's code. The partners are the batch in reverse, which
-    is a random choice because batches are.
+    One λ ~ Beta(α, α) counts for a whole batch, as in the paper's code. The partners are the batch in reverse, which is
+    a random choice because batches are.
 
     Args:
         images: [N, height, width, channels], any numeric dtype.
@@ -279,8 +279,8 @@ def cutmix(images: tf.Tensor, targets: tf.Tensor, seed: tf.Tensor, *, alpha: flo
     """Pastes a rectangle of another image of the batch into each image, and shares the targets by area.
 
     The rectangle has the image's proportions and (1 - λ) of its area, λ ~ Beta(α, α), and its centre is anywhere, so
-    that the image's border may cut it; the targets count the pixels that are left of it. Rectangle and λ are one for
-    a whole batch, and the partners the batch in reverse, as in the paper's code.
+    that the image's border may cut it; the targets count the pixels that are left of it. Rectangle and λ are one for a
+    whole batch, and the partners the batch in reverse, as in the paper's code.
 
     Args:
         images: [N, height, width, channels], any numeric dtype.

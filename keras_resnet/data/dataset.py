@@ -101,8 +101,7 @@ class DatasetSpec:
             y_train: Whole numbers [N] or [N, 1], 0..classes-1.
             x_test: As x_train.
             y_test: As y_train.
-            x_validation: As x_train; without it every tenth training image of each class is set aside, always
-                the same.
+            x_validation: As x_train; without it every tenth training image of each class is set aside, always the same.
             y_validation: As y_train.
             labels: Class names; "0", "1", … without them.
             image_size: Side of the network input; the images' own size without it.
@@ -175,8 +174,8 @@ def channel_statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[flo
         images: uint8 [..., channels], 0..255.
 
     Returns:
-        (mean, std), one float a channel, for pixels scaled to 0..1 and rounded to six digits; a channel of
-        one single value has a std of 1, so that normalization stays finite.
+        (mean, std), one float a channel, for pixels scaled to 0..1 and rounded to six digits; a channel of one single
+        value has a std of 1, so that normalization stays finite.
     """
     pixels = images.reshape(-1, images.shape[-1])
     values = np.arange(256) / 255.0

@@ -6,8 +6,7 @@ import tensorflow as tf
 
 from keras_resnet.data.transforms import to_channels
 
-# Where `decode_image` stops to look for the beginning of a JPEG's EXIF; behind a usual header it begins at
-# byte 20.
+# Where `decode_image` stops to look for the beginning of a JPEG's EXIF; behind a usual header it begins at byte 20.
 _EXIF_STARTS_WITHIN = 4096
 
 
@@ -36,8 +35,8 @@ def decode_image(contents: tf.Tensor, channels: int) -> tf.Tensor:
         channels: 1 (grey) or 3 (RGB).
 
     Returns:
-        uint8 tensor [height, width, channels], 0..255, height and width dynamic. Contents that no decoder
-        reads, and animated WebP files, raise tf.errors.InvalidArgumentError when the graph runs.
+        uint8 tensor [height, width, channels], 0..255, height and width dynamic. Contents that no decoder reads, and
+        animated WebP files, raise tf.errors.InvalidArgumentError when the graph runs.
     """
     contents = tf.reshape(contents, [])
 
@@ -82,8 +81,7 @@ def decode_image(contents: tf.Tensor, channels: int) -> tf.Tensor:
     def starts_with(signature: bytes, position: int = 0) -> tf.Tensor:
         return tf.equal(tf.strings.substr(padded, position, len(signature)), signature)
 
-    # One question inside the other, so that the most frequent formats are answered first and pay for no
-    # other.
+    # One question inside the other, so that the most frequent formats are answered first and pay for no other.
     def not_jpeg() -> tf.Tensor:
         return tf.cond(starts_with(b"\x89PNG"), png, not_png)
 

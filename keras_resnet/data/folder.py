@@ -1,15 +1,15 @@
 """Image folders: which files belong to which split and class, and a scan that finds every broken one
 beforehand.
 
-Either `PATH/train/<class>/*` with `PATH/test/<class>/*` and, if there is one, `PATH/validation/<class>/*` (or
-`val`), or `PATH/<class>/*` alone, which is cut into training (70 %), validation (10 %) and test (20 %) images
-of every class, always in the same way. With `train` and `validation` but no `test`, as ImageNet is laid out,
-the validation images are the test, and a tenth of the training images becomes the validation. Files whose
-names do not end like an image's, and everything whose name starts with "." or "__", do not count.
+Either `PATH/train/<class>/*` with `PATH/test/<class>/*` and, if there is one, `PATH/validation/<class>/*` (or `val`),
+or `PATH/<class>/*` alone, which is cut into training (70 %), validation (10 %) and test (20 %) images of every class,
+always in the same way. With `train` and `validation` but no `test`, as ImageNet is laid out, the validation images are
+the test, and a tenth of the training images becomes the validation. Files whose names do not end like an image's, and
+everything whose name starts with "." or "__", do not count.
 
 The scan decodes every file once by each decoder that may read it later (a JPEG at an eighth of its size:
-every byte is read, few pixels are computed), in threads, because a torn file would otherwise stop a training
-run hours later.
+every byte is read, few pixels are computed), in threads, because a torn file would otherwise stop a training run hours
+later.
 """
 
 import contextlib
@@ -70,19 +70,18 @@ def load_folder(path: str, *, image_size: int | None = None, bad_images: str = "
 
     Args:
         path: The folder.
-        image_size: Side of the network input. Without it: the images' own size where all have the same one of
-            at most 64 × 64, else 224. Folders are always read in colour, grey files too.
-        bad_images: "stop" raises an error that lists the unreadable files; "skip" leaves them out and counts
-            them.
+        image_size: Side of the network input. Without it: the images' own size where all have the same one of at most
+            64 × 64, else 224. Folders are always read in colour, grey files too.
+        bad_images: "stop" raises an error that lists the unreadable files; "skip" leaves them out and counts them.
         name: The data set's name.
 
     Returns:
-        The data set. Mean and standard deviation are computed from up to 2,000 training images where these
-        are small, and ImageNet's for photographs.
+        The data set. Mean and standard deviation are computed from up to 2,000 training images where these are small,
+        and ImageNet's for photographs.
 
     Raises:
-        UserError: No such folder, no class folder, a class without images, test classes other than the
-            training ones, or unreadable images.
+        UserError: No such folder, no class folder, a class without images, test classes other than the training ones,
+            or unreadable images.
     """
     root = Path(path).expanduser()
     if not root.is_dir():

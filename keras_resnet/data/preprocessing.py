@@ -31,12 +31,10 @@ class Preprocessing:
         channels: 3 for colour or 1 for grey.
         mean: Mean of each channel for pixels scaled to 0..1, in the network's channel order.
         std: Standard deviation of each channel for pixels scaled to 0..1, in the network's channel order.
-        color_order: "rgb" or "bgr", the network's channel order. Images are RGB until `normalize` reorders
-            them.
-        interpolation: "bilinear", "bicubic", "lanczos3" or "nearest"; antialiased when shrinking, as in
-            Pillow.
-        resize: "squash" stretches the whole image to the input size; "crop" keeps its proportions, brings the
-            image to cover size / crop_fraction and cuts out the centre.
+        color_order: "rgb" or "bgr", the network's channel order. Images are RGB until `normalize` reorders them.
+        interpolation: "bilinear", "bicubic", "lanczos3" or "nearest"; antialiased when shrinking, as in Pillow.
+        resize: "squash" stretches the whole image to the input size; "crop" keeps its proportions, brings the image to
+            cover size / crop_fraction and cuts out the centre.
         crop_fraction: The part of the resized image's side that the centre crop keeps (0.875 for 256 → 224).
         labels: The class names in the order of the network's outputs; empty when unknown.
     """

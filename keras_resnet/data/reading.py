@@ -35,8 +35,8 @@ class Reader:
         example: What `ordered` and `in_sequence` hold → (uint8 image [h, w, c], int32 label).
         ordered: (seed, epoch) → dataset of the epoch's examples.
         in_sequence: () → dataset of all examples in the split's order.
-        batch: int positions [n] → (uint8 images [n, h, w, c], int32 labels [n]); None where sizes differ or
-            images are not in memory.
+        batch: int positions [n] → (uint8 images [n, h, w, c], int32 labels [n]); None where sizes differ or images are
+            not in memory.
     """
 
     example: Callable[[Any], tuple[tf.Tensor, tf.Tensor]]
@@ -83,8 +83,8 @@ def examples_at(
         positions: Which ones, 0..len(split) - 1, in any order.
 
     Returns:
-        (images, labels): float32 [n, height, width, channels] at the network's size, 0..255, not normalized, and
-        int32 [n], in the order of the positions.
+        (images, labels): float32 [n, height, width, channels] at the network's size, 0..255, not normalized, and int32
+        [n], in the order of the positions.
     """
     positions = np.asarray(positions, np.int64)
     reader = open_split(split, preprocessing.channels, keep=False)
@@ -119,8 +119,8 @@ def sample_images(
         seed: What the choice depends on.
 
     Returns:
-        (images, labels) as `examples_at` returns them. The classes take turns, so that any first part of the sample
-        is even as well.
+        (images, labels) as `examples_at` returns them. The classes take turns, so that any first part of the sample is
+        even as well.
 
     Raises:
         UserError: The count is below 1.
@@ -197,8 +197,8 @@ def _open_stream(split: StreamSplit, channels: int) -> Reader:
 
     def example(record: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         parsed = tf.io.parse_single_example(record, features)
-        # TensorFlow Datasets writes JPEG or PNG, and this operator reads both, several times faster than
-        # `decode_image` finds out which of five formats it is.
+        # TensorFlow Datasets writes JPEG or PNG, and this operator reads both, several times faster than `decode_image`
+        # finds out which of five formats it is.
         return decode_jpeg(parsed[split.image_key], channels), tf.cast(parsed[split.label_key], tf.int32)
 
     def ordered(seed: int, epoch: tf.Tensor) -> tf.data.Dataset:

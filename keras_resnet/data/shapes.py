@@ -1,9 +1,9 @@
 """Drawn images of shapes for which the right explanation is known: each comes with the object's mask.
 
-Eight classes differ in the object's outline alone. Its place, size, rotation, colour and texture, the
-background and the clutter (open strokes and specks, none of them a class) are drawn independently of the
-class. A small mark can be planted in the corner of one class' training images: a shortcut that a network
-learns in place of the shape, and whose mask shows whether an explanation gives it away.
+Eight classes differ in the object's outline alone. Its place, size, rotation, colour and texture, the background and
+the clutter (open strokes and specks, none of them a class) are drawn independently of the class. A small mark can be
+planted in the corner of one class' training images: a shortcut that a network learns in place of the shape, and whose
+mask shows whether an explanation gives it away.
 
 An image depends on the seed, its split and its position alone, not on how many are drawn.
 """
@@ -42,12 +42,12 @@ def draw_shapes(
         stream: Which of the seed's independent sequences, for example one for each split.
         planted_class: The class whose images carry the corner mark; None plants none.
         planted_fraction: The part of the planted class' images with the mark, 0..1.
-        marks_follow_class: False puts the mark on half of all images whatever their class: what a test needs
-            to show that a network looks at the mark.
+        marks_follow_class: False puts the mark on half of all images whatever their class: what a test needs to show
+            that a network looks at the mark.
 
     Returns:
-        (images uint8 [N, size, size, 3], labels int32 [N], masks bool [N, size, size] of the object,
-        mark_masks bool [N, size, size], empty where an image has no mark).
+        (images uint8 [N, size, size, 3], labels int32 [N], masks bool [N, size, size] of the object, mark_masks bool
+        [N, size, size], empty where an image has no mark).
 
     Raises:
         UserError: A size, count or fraction out of range, or an unknown class.
@@ -97,8 +97,7 @@ def _draw_scene(rng: np.random.Generator) -> dict[str, np.ndarray]:
     radius = uniform(0.19, 0.33)
     room = 0.5 - radius - 0.02
     background = uniform(0.1, 0.9, 3)
-    # The first of 16 random colours that stands out from the background in RGB; the most different one if
-    # none does.
+    # The first of 16 random colours that stands out from the background in RGB; the most different one if none does.
     candidates = uniform(0.0, 1.0, 16, 3)
     distance = np.linalg.norm(candidates - background[:, np.newaxis], axis=-1)
     stands_out = distance > 0.6

@@ -55,13 +55,12 @@ def load_source(
     """Loads a data set by name.
 
     Args:
-        name: A source, with its argument behind a colon where it takes one: "digits",
-            "shapes:count=2000,plant=star", "folder:flowers", "tfds:cifar10", "npz:arrays.npz".
+        name: A source, with its argument behind a colon where it takes one: "digits", "shapes:count=2000,plant=star",
+            "folder:flowers", "tfds:cifar10", "npz:arrays.npz".
         data_dir: Where TensorFlow Datasets keeps prepared data sets; its own default without it.
         image_size: Side of the network input; the source's own choice without it.
         seed: What the drawn images of `shapes` depend on. Splits never do.
-        bad_images: "stop" at files of a folder that are not complete images, naming them, or "skip" and count
-            them.
+        bad_images: "stop" at files of a folder that are not complete images, naming them, or "skip" and count them.
         **options: The source's own options, as an alternative to writing them into the name.
 
     Returns:
@@ -117,8 +116,7 @@ def _load_digits(argument: str, *, name: str, image_size: int | None, **_: Any) 
     from sklearn.datasets import load_digits
 
     digits = load_digits()
-    # Drawn on 8 × 8 cells with 17 grey levels; brought to 32 × 32, where a ResNet for small images has room
-    # to shrink.
+    # Drawn on 8 × 8 cells with 17 grey levels; brought to 32 × 32, where a ResNet for small images has room to shrink.
     scaled = np.rint(digits.images * (255 / 16)).astype(np.uint8)
     bilinear = Image.Resampling.BILINEAR
     images = np.stack([np.asarray(Image.fromarray(image).resize((32, 32), bilinear)) for image in scaled])

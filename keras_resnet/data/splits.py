@@ -94,8 +94,8 @@ def hold_out(labels: np.ndarray, fraction: float) -> tuple[np.ndarray, np.ndarra
 
     Args:
         labels: int [N].
-        fraction: The part to cut off. Each class gives round(fraction · its size) examples, at least one
-            where it has two, and keeps at least one.
+        fraction: The part to cut off. Each class gives round(fraction · its size) examples, at least one where it has
+            two, and keeps at least one.
 
     Returns:
         (kept, held_out): int64 arrays of positions in 0..N-1, ascending, without overlap.

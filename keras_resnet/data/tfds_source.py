@@ -6,13 +6,11 @@ Which split is what:
 - A `test` without labels (all -1, as in imagenet2012) counts as absent. Without a test, `validation` takes
   its place.
 - Without a validation split a tenth of `train` is set aside; without any other split `train` is cut into 70,
-  10 and 20 %. The cut is always the same: even over the classes where the images fit into memory, otherwise
-  by TensorFlow Datasets' slices of the records (`train[90%:]`), whose order was shuffled when they were
-  written.
+  10 and 20 %. The cut is always the same: even over the classes where the images fit into memory, otherwise by
+  TensorFlow Datasets' slices of the records (`train[90%:]`), whose order was shuffled when they were written.
 
-Images of one known size that take at most 1 GiB become arrays in memory. Everything else is read from its
-record files in every epoch, as a `StreamSplit`. As in TensorFlow Datasets itself, opacity and EXIF
-orientation are not looked at.
+Images of one known size that take at most 1 GiB become arrays in memory. Everything else is read from its record files
+in every epoch, as a `StreamSplit`. As in TensorFlow Datasets itself, opacity and EXIF orientation are not looked at.
 """
 
 import dataclasses
@@ -47,13 +45,13 @@ def load_tfds(
     Args:
         dataset: Its name there: "cifar10", "imagenet2012:5.1.0", "cifar10_corrupted/brightness_1".
         data_dir: The folder of prepared data sets; TensorFlow Datasets' own default without it.
-        image_size: Side of the network input. Without it: the images' own size where that is one of at most
-            64 × 64, else 224.
+        image_size: Side of the network input. Without it: the images' own size where that is one of at most 64 × 64,
+            else 224.
         name: The data set's name here.
 
     Returns:
-        The data set. Mean and standard deviation come from the training images where these are small or grey,
-        and are ImageNet's for photographs.
+        The data set. Mean and standard deviation come from the training images where these are small or grey, and are
+        ImageNet's for photographs.
 
     Raises:
         UserError: There is no such data set, it is not prepared, or it is not one of labelled images.

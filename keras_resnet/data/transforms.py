@@ -43,8 +43,8 @@ def normalize(images: Any, preprocessing: Preprocessing) -> tf.Tensor:
     images = tf.cast(images, tf.float32)
     if preprocessing.color_order == "bgr":
         images = tf.reverse(images, axis=[-1])
-    # One multiplication and one addition, their factors from double precision: as exact as the formula in
-    # float32, and twice as fast.
+    # One multiplication and one addition, their factors from double precision: as exact as the formula in float32, and
+    # twice as fast.
     std = np.asarray(preprocessing.std, np.float64)
     scale = np.asarray(1.0 / (255.0 * std), np.float32)
     offset = np.asarray(-np.asarray(preprocessing.mean, np.float64) / std, np.float32)
@@ -81,8 +81,8 @@ def _resize(images: tf.Tensor, size: Any, interpolation: str) -> tf.Tensor:
     if isinstance(size, tuple) and tuple(images.shape[-3:-1]) == size:
         return tf.cast(images, tf.float32)
     resized = tf.cast(tf.image.resize(images, size, interpolation, antialias=True), tf.float32)
-    # Bicubic and Lanczos overshoot at edges, and the others by a rounding; Pillow's 8 bits cannot, so neither
-    # does this.
+    # Bicubic and Lanczos overshoot at edges, and the others by a rounding; Pillow's 8 bits cannot, so neither does
+    # this.
     return resized if interpolation == "nearest" else tf.clip_by_value(resized, 0.0, 255.0)
 
 
@@ -92,8 +92,8 @@ def _resize_and_crop(images: tf.Tensor, target: tuple[int, int], preprocessing: 
     cover_width = round(width / preprocessing.crop_fraction)
     shape = tf.shape(images)
     image_height, image_width = shape[-3], shape[-2]
-    # Whole-number arithmetic, so that the size never depends on the rounding of a quotient. The longer side is
-    # rounded down, as torchvision does it, but never below what the crop needs.
+    # Whole-number arithmetic, so that the size never depends on the rounding of a quotient. The longer side is rounded
+    # down, as torchvision does it, but never below what the crop needs.
     taller = image_height * cover_width >= image_width * cover_height
     size = tf.cond(
         taller,

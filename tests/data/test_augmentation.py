@@ -34,8 +34,7 @@ def numbered(count=200):
 
 def expected_crop(image, top, left, flipped):
     padded = np.pad(image, [(4, 4), (4, 4), (0, 0)])[top : top + 32, left : left + 32]
-    # The crop is flipped, or the image before it: the same set of results, so either may be meant. Ours flips
-    # first.
+    # The crop is flipped, or the image before it: the same set of results, so either may be meant. Ours flips first.
     return padded if not flipped else np.pad(image[:, ::-1], [(4, 4), (4, 4), (0, 0)])[top : top + 32, left : left + 32]
 
 
@@ -101,8 +100,8 @@ def test_mixup_blends_images_and_targets_by_one_share(alpha):
         # The images' mass moves as the targets' does: within the rounding of float32 at 200.
         np.testing.assert_allclose(images[:, 5, 6, 1], targets @ [0, 50, 100, 200], atol=1e-4)
         np.testing.assert_allclose(targets, share * np.eye(4) + (1 - share) * np.eye(4)[::-1], atol=1e-6)
-    # Beta(α, α) has the mean 1/2 and the variance 1 / (4 (2α + 1)); 60 draws: a standard error of at most 0.065, and
-    # of the variance of at most 0.012.
+    # Beta(α, α) has the mean 1/2 and the variance 1 / (4 (2α + 1)); 60 draws: a standard error of at most 0.065, and of
+    # the variance of at most 0.012.
     assert abs(np.mean(shares) - 0.5) < 0.25
     assert abs(np.var(shares) - 1 / (4 * (2 * alpha + 1))) < 0.05
 
@@ -175,8 +174,8 @@ def test_a_random_rectangle_has_the_area_and_proportions_it_should():
         aspects.append(crop_width / crop_height)
     assert 0.06 < min(areas) < 0.15
     assert 0.85 < max(areas) < 1.05
-    # Even over 0.08..1, but fewer of the largest rectangles fit: 0.434 in a simulation of the rule with
-    # NumPy. The standard deviation of 300 draws is 0.0125; the bound is four of them.
+    # Even over 0.08..1, but fewer of the largest rectangles fit: 0.434 in a simulation of the rule with NumPy. The
+    # standard deviation of 300 draws is 0.0125; the bound is four of them.
     assert abs(np.mean(areas) - 0.434) < 0.05
     assert 0.7 < min(aspects) < 0.85
     assert 1.2 < max(aspects) < 1.43

@@ -59,15 +59,14 @@ def test_the_mask_is_where_the_outline_is(drawn):
         outside = np.array(
             [image[~mask].mean(axis=0) for image, mask in zip(images[chosen], masks[chosen], strict=True)]
         )
-        # The object's colour was chosen to stand out; texture and a poor choice of colours may bring it
-        # nearer.
+        # The object's colour was chosen to stand out; texture and a poor choice of colours may bring it nearer.
         assert np.median(np.linalg.norm(inside - outside, axis=1)) > 100
 
 
 def test_colour_and_background_tell_nothing_about_the_class():
     """The background's mean colour predicts the class no better than chance: the nearest of eight class means
-    is right in an eighth of 1,024 fresh images, with a standard deviation of 1 %; the bound is chance and
-    four deviations.
+    is right in an eighth of 1,024 fresh images, with a standard deviation of 1 %; the bound is chance and four
+    deviations.
     """
     train, test = draw_shapes(2048, 16, seed=0), draw_shapes(1024, 16, seed=0, stream=1)
 
