@@ -25,3 +25,9 @@ def test_the_layout_names_every_module():
     scripts = {path.name for path in ROOT.glob("*.py")}
     assert modules - named == {"__init__.py"} - named
     assert named <= modules | scripts
+
+
+def test_no_module_is_longer_than_400_lines():
+    modules = (ROOT / "keras_resnet").rglob("*.py")
+    lengths = {path.name: len(path.read_text(encoding="utf-8").splitlines()) for path in modules}
+    assert {name: length for name, length in lengths.items() if length > 400} == {}

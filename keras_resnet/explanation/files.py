@@ -87,6 +87,7 @@ def read_batches(
             batch.append(UnreadableImage(path, image))
         else:
             batch.append(ReadImage(path, drawable(image), preprocess(image, artifact.preprocessing).numpy()))
+        del image  # at its full size it would stay until the next one is read
         if len(batch) == size:
             yield batch
             batch = []

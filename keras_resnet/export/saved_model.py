@@ -7,7 +7,9 @@ All signatures call one function, and its weights are stored once: Keras' own ex
 """
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -92,83 +94,98 @@ def write_saved_model(
     heatmap = "parts" if can_explain or with_heatmap else "none"
     network = serving_network(model, preprocessing, heatmap=heatmap, precision=precision)
     kernels = _variables_of(network)
-    core = _shared_function(network, kernels)
     names = class_names(preprocessing, model.outputs[0].shape[-1])
-    labels, top = tf.constant(names), min(TOP, len(names))
-    height, width, channels = preprocessing.height, preprocessing.width, preprocessing.channels
+    served = _Served(_shared_function(network, kernels), preprocessing, names, explains=with_heatmap)
+    module = tf.Module()
+    module.kernels = kernels
+    tf.saved_model.save(module, os.fspath(path), signatures=served.signatures(can_explain=can_explain))
+    # The folder that TensorFlow keeps for files of others.
+    write_json(Path(path) / "assets.extra" / "preprocessing.json", preprocessing.to_dict())
 
-    def answer(images, target=None, explain=with_heatmap):
-        outputs = core(images)
-        scores, best = tf.math.top_k(outputs["probabilities"], top)
-        result = {"probabilities": outputs["probabilities"], "labels": tf.gather(labels, best), "scores": scores}
-        if explain:
+
+class _Served:
+    """What the signatures compute.
+
+    Shapes are left open in the signatures: with them written there TensorFlow takes them for granted, and a wrong one
+    runs into nonsense or nothing instead of a sentence.
+
+    Args:
+        core: float32 images [n, height, width, channels], 0..255 → the network's outputs.
+        preprocessing: How an image becomes the network's input.
+        names: The class names.
+        explains: Whether the signatures that do not say so return the heat map, too.
+    """
+
+    def __init__(self, core: Callable, preprocessing: Preprocessing, names: tuple[str, ...], *, explains: bool):
+        self._core, self._preprocessing, self._explains = core, preprocessing, explains
+        self._labels, self._top = tf.constant(names), min(TOP, len(names))
+        self._size = [preprocessing.height, preprocessing.width, preprocessing.channels]
+        # A function of its own is traced and stored once for all signatures.
+        self._decode = tf.function(self._decode_files, input_signature=[tf.TensorSpec([None], tf.string)])
+
+    def signatures(self, *, can_explain: bool) -> dict[str, Any]:
+        """Returns name → traced function."""
+        open_images = [None, None, None, None]
+        files = tf.TensorSpec([None], tf.string, name="images")
+        found = {
+            "serving_default": (self._serve, [tf.TensorSpec(open_images, tf.float32, name="images")]),
+            "serve_uint8": (self._serve_uint8, [tf.TensorSpec(open_images, tf.uint8, name="images")]),
+            "serve_bytes": (lambda images: self._answer(self._decode(images)), [files]),
+        }
+        if can_explain:
+            target = tf.TensorSpec([None], tf.int32, name="target")
+            found["explain_bytes"] = (lambda images: self._answer(self._decode(images), explain=True), [files])
+            found["explain_class_bytes"] = (self._explain_class, [files, target])
+        return {name: tf.function(function).get_concrete_function(*specs) for name, (function, specs) in found.items()}
+
+    def _answer(self, images, target=None, explain: bool = False) -> dict[str, tf.Tensor]:
+        outputs = self._core(images)
+        scores, best = tf.math.top_k(outputs["probabilities"], self._top)
+        result = {"probabilities": outputs["probabilities"], "labels": tf.gather(self._labels, best), "scores": scores}
+        if explain or self._explains:
             shown = best[:, 0] if target is None else tf.where(target < 0, best[:, 0], target)
             result["heatmap"] = class_activation(outputs["features"], outputs["kernel"], shown)
         return result
 
-    # A function of its own is traced and stored once for all signatures.
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.string)])
-    def decode(files):
+    def _decode_files(self, files) -> tf.Tensor:
         return tf.map_fn(
-            lambda contents: resize_image(decode_image(contents, channels), preprocessing),
+            lambda contents: resize_image(decode_image(contents, self._size[-1]), self._preprocessing),
             files,
-            fn_output_signature=tf.TensorSpec([height, width, channels], tf.float32),
+            fn_output_signature=tf.TensorSpec(self._size, tf.float32),
         )
 
-    # Shapes are left open in the signatures: with them written there TensorFlow takes them for granted, and a wrong one
-    # runs into nonsense or nothing instead of this sentence.
-    def serve(images):
-        right = tf.reduce_all(tf.equal(tf.shape(images)[1:], [height, width, channels]))
-        message = f"serving_default takes images of shape (batch, {height}, {width}, {channels})."
+    def _serve(self, images):
+        height, width, channels = self._size
+        right = tf.reduce_all(tf.equal(tf.shape(images)[1:], self._size))
+        message = f"serving_default takes images of shape (batch, {height}, {width}, {channels}), got"
         finite = tf.reduce_all(tf.math.is_finite(images))
         checks = [
-            tf.debugging.Assert(right, [message, "Received", tf.shape(images)]),
+            tf.debugging.Assert(right, [message, tf.shape(images)]),
             # A rectified NaN is 0: without this the network would answer with usual probabilities.
             tf.debugging.Assert(finite, ["serving_default takes finite pixels, 0..255, got NaN or infinity."]),
         ]
         with tf.control_dependencies(checks):
             images = tf.identity(images)
-        return answer(tf.ensure_shape(images, [None, height, width, channels]))
+        return self._answer(tf.ensure_shape(images, [None, *self._size]))
 
-    def serve_uint8(images):
-        message = f"serve_uint8 takes images of shape (batch, any height, any width, {channels})."
+    def _serve_uint8(self, images):
+        channels = self._size[-1]
+        message = f"serve_uint8 takes images of shape (batch, any height, any width, {channels}), got"
         right = tf.logical_and(tf.equal(tf.shape(images)[-1], channels), tf.reduce_all(tf.shape(images)[1:] > 0))
-        with tf.control_dependencies([tf.debugging.Assert(right, [message, "Received", tf.shape(images)])]):
+        with tf.control_dependencies([tf.debugging.Assert(right, [message, tf.shape(images)])]):
             images = tf.identity(images)
-        return answer(resize_image(tf.ensure_shape(images, [None, None, None, channels]), preprocessing))
+        return self._answer(resize_image(tf.ensure_shape(images, [None, None, None, channels]), self._preprocessing))
 
-    def explain_class(images, target):
-        message = f"target holds one class a file: 0..{len(labels) - 1}, or -1 for the most probable one."
+    def _explain_class(self, images, target):
+        classes = len(self._labels)
+        message = f"target holds one class a file: 0..{classes - 1}, or -1 for the most probable one, got"
         right = tf.logical_and(
             tf.equal(tf.size(target), tf.size(images)),
-            tf.reduce_all(tf.logical_and(target >= -1, target < len(labels))),
+            tf.reduce_all(tf.logical_and(target >= -1, target < classes)),
         )
-        with tf.control_dependencies([tf.debugging.Assert(right, [message, "Received", target])]):
+        with tf.control_dependencies([tf.debugging.Assert(right, [message, target])]):
             target = tf.identity(target)
-        return answer(decode(images), target, explain=True)
-
-    open_images = [None, None, None, None]
-    files = tf.TensorSpec([None], tf.string, name="images")
-    signatures = {
-        "serving_default": (serve, [tf.TensorSpec(open_images, tf.float32, name="images")]),
-        "serve_uint8": (serve_uint8, [tf.TensorSpec(open_images, tf.uint8, name="images")]),
-        "serve_bytes": (lambda images: answer(decode(images)), [files]),
-    }
-    if can_explain:
-        target = tf.TensorSpec([None], tf.int32, name="target")
-        signatures["explain_bytes"] = (lambda images: answer(decode(images), explain=True), [files])
-        signatures["explain_class_bytes"] = (explain_class, [files, target])
-    module = tf.Module()
-    module.kernels = kernels
-    tf.saved_model.save(
-        module,
-        os.fspath(path),
-        signatures={
-            name: tf.function(function).get_concrete_function(*specs) for name, (function, specs) in signatures.items()
-        },
-    )
-    # The folder that TensorFlow keeps for files of others.
-    write_json(Path(path) / "assets.extra" / "preprocessing.json", preprocessing.to_dict())
+        return self._answer(self._decode(images), target, explain=True)
 
 
 def _shared_function(network: keras.Model, kernels: list):

@@ -15,7 +15,7 @@ from keras_resnet.models.deep_graphs import deep_graphs
 from keras_resnet.models.registry import get_config
 from keras_resnet.models.resnet import build_model
 from keras_resnet.storage import atomic_file, load_model, save_model
-from keras_resnet.weights import pytorch
+from keras_resnet.weights import pytorch, torch_files
 from keras_resnet.weights.assign import variables_by_name
 from keras_resnet.weights.catalog import find_weights
 from keras_resnet.weights.loading import learnt_preprocessing, load_reported, remarks
@@ -90,8 +90,8 @@ def convert(
         UserError: The source or an argument does not fit, or the file cannot be written. Nothing is written then.
     """
     output = Path(output)
-    if output.suffix not in (KERAS_SUFFIX, *pytorch.SUFFIXES):
-        raise unknown_name("suffix to write", output.suffix, (KERAS_SUFFIX, *pytorch.SUFFIXES))
+    if output.suffix not in (KERAS_SUFFIX, *torch_files.SUFFIXES):
+        raise unknown_name("suffix to write", output.suffix, (KERAS_SUFFIX, *torch_files.SUFFIXES))
     if model_name is None:
         model, preprocessing = _own_model(source)
         report = None
@@ -176,7 +176,7 @@ def _write_keras(model: keras.Model, output: Path, preprocessing: Preprocessing 
 def _write_torch(model: keras.Model, output: Path, naming: str | None) -> float:
     with atomic_file(output) as temporary:
         pytorch.save_checkpoint(model, temporary, naming)
-        again = pytorch.read_checkpoint(temporary)
+        again = torch_files.read_checkpoint(temporary)
         expected = pytorch.to_state_dict(model, naming)
         if set(again) != set(expected):
             raise RuntimeError(f"The written checkpoint lost {sorted(set(expected) ^ set(again))}.")

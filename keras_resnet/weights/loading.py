@@ -16,7 +16,7 @@ from keras_resnet.errors import UserError, unknown_name
 from keras_resnet.models.registry import get_config
 from keras_resnet.models.resnet import build_model
 from keras_resnet.storage import read_preprocessing
-from keras_resnet.weights import keras_applications, pytorch
+from keras_resnet.weights import keras_applications, pytorch, torch_files
 from keras_resnet.weights.assign import FIRST_KERNELS, LoadReport, assign
 from keras_resnet.weights.catalog import CATALOG, PublishedWeights, find_by_filename, find_weights
 from keras_resnet.weights.download import fetch, matches_digest
@@ -118,7 +118,7 @@ def read_source(source: Any, *, model_name: str) -> ReadWeights:
     if isinstance(source, keras.Model):
         return ReadWeights(f"the model {source.name!r}", "keras", keras_applications.model_weights(source))
     if isinstance(source, Mapping):
-        return ReadWeights("the state dict", "pytorch", pytorch.state_dict_arrays(source, source="The state dict"))
+        return ReadWeights("the state dict", "pytorch", torch_files.state_dict_arrays(source, source="The state dict"))
     if not isinstance(source, str | os.PathLike | PublishedWeights):
         raise UserError(f"Weights come from a file, a tag, a state dict or a Keras model, got {type(source).__name__}.")
     if is_tag(source):
@@ -194,13 +194,13 @@ def _recognised(path: Path) -> PublishedWeights | None:
 
 
 def _read_file(path: Path) -> tuple[str, Mapping[str, np.ndarray]]:
-    if path.suffix in pytorch.SUFFIXES:
-        return "pytorch", pytorch.read_checkpoint(path)
+    if path.suffix in torch_files.SUFFIXES:
+        return "pytorch", torch_files.read_checkpoint(path)
     if path.suffix in keras_applications.SUFFIXES:
         return "keras", keras_applications.read_weights(path)
+    suffixes = ", ".join((*torch_files.SUFFIXES, *keras_applications.SUFFIXES))
     raise UserError(
-        f"Weights come in files that end in {', '.join((*pytorch.SUFFIXES, *keras_applications.SUFFIXES))}, or from a "
-        f"tag of {', '.join(PUBLISHERS)}, got {str(path)!r}."
+        f"Weights come in files that end in {suffixes}, or from a tag of {', '.join(PUBLISHERS)}, got {str(path)!r}."
     )
 
 

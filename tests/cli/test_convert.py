@@ -10,7 +10,7 @@ import pytest
 from keras_resnet.cli import convert
 from keras_resnet.models.resnet import build_model
 from keras_resnet.storage import load_model
-from keras_resnet.weights import pytorch
+from keras_resnet.weights import pytorch, torch_files
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def test_there_and_back_again(checkpoint, tmp_path, capsys):
     assert "No preprocessing" in said["remarks"][0]
     assert load_model(ours)[1] is None
     assert convert.main([str(ours), "--to", "torch", str(back)]) == 0
-    first, second = pytorch.read_checkpoint(checkpoint), pytorch.read_checkpoint(back)
+    first, second = torch_files.read_checkpoint(checkpoint), torch_files.read_checkpoint(back)
     assert first.keys() == second.keys()
     assert all(np.array_equal(first[name], second[name]) for name in first)
     assert first["bn1.num_batches_tracked"].shape == ()  # torchvision's, also in .safetensors
@@ -105,4 +105,4 @@ def test_the_lists_of_choices_are_the_packages_own():
 
     assert convert.HEADS == HEADS
     assert set(convert.NAMINGS) == set(pytorch.NAMINGS)
-    assert convert.TARGETS["torch"] == pytorch.SUFFIXES
+    assert convert.TARGETS["torch"] == torch_files.SUFFIXES

@@ -14,7 +14,7 @@ import pytest
 
 from keras_resnet.errors import UserError
 from keras_resnet.models.resnet import build_model
-from keras_resnet.weights import pytorch
+from keras_resnet.weights import pytorch, torch_files
 from keras_resnet.weights.assign import variables_by_name
 from keras_resnet.weights.loading import learnt_preprocessing, load_reported, load_weights
 
@@ -253,7 +253,7 @@ def test_safetensors_need_no_pytorch(monkeypatch, tmp_path, small):
     model, state = small
     load_weights(model, state)
     pytorch.save_checkpoint(model, tmp_path / "w.safetensors")
-    monkeypatch.setattr(pytorch, "_import_torch", lambda: pytest.fail("PyTorch was asked for"))
+    monkeypatch.setattr(torch_files, "_import_torch", lambda: pytest.fail("PyTorch was asked for"))
     again = load_weights("resnet8", tmp_path / "w.safetensors")
     np.testing.assert_array_equal(again.get_layer("logits").get_weights()[1], state["linear.bias"])
 
@@ -261,7 +261,7 @@ def test_safetensors_need_no_pytorch(monkeypatch, tmp_path, small):
 def test_old_pytorch_is_refused(monkeypatch):
     monkeypatch.setattr(torch, "__version__", "2.5.1")
     with pytest.raises(UserError, match=r"2\.6"):
-        pytorch._import_torch()
+        torch_files._import_torch()
 
 
 def test_a_network_for_a_name_follows_the_checkpoint(named_state):
@@ -300,4 +300,4 @@ def test_tensors_that_are_no_plain_weights_are_refused_before_they_are_unpacked(
         torch.save({"conv1.weight": tensor}, tmp_path / "w.pth")
         assert (tmp_path / "w.pth").stat().st_size < 10_000
         with pytest.raises(UserError, match=rf"w\.pth: 'conv1\.weight' .*{message}"):
-            pytorch.read_checkpoint(tmp_path / "w.pth")
+            torch_files.read_checkpoint(tmp_path / "w.pth")
