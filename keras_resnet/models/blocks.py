@@ -6,6 +6,7 @@ channels-last on every backend. References are in `config.py`.
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import keras
 from keras import layers
@@ -175,39 +176,41 @@ def shortcut(x, preactivated, config: ResNetConfig, place: BlockPlace):
     if not place.project:
         return subsample(x, place.stride, name=f"{name}_pool") if place.stride > 1 else x
     if config.shortcut == "pad":
-        x = subsample(x, place.stride, name=f"{name}_pool") if place.stride > 1 else x
-        missing = place.out_channels - x.shape[-1]
-        if missing < 0:
-            raise UserError(
-                f"Shortcut 'pad' can add channels but not drop them. {place.name} takes {x.shape[-1]} and gives "
-                f"{place.out_channels}: use shortcut 'projection', or a narrower stem."
-            )
-        # Told that channels come first, the layer pads (width, channels) of channels-last data.
-        return layers.ZeroPadding2D(
-            ((0, 0), (missing // 2, missing - missing // 2)),
-            data_format="channels_first",
-            name=f"{name}_channels",
-        )(x)
+        return _pad_channels(subsample(x, place.stride, name=f"{name}_pool") if place.stride > 1 else x, place)
     stride = place.stride
     x = preactivated
     if config.shortcut == "average_pool_projection":
-        if stride > 1:
-            x = layers.AveragePooling2D(2, strides=stride, padding="same", name=f"{name}_pool", **NHWC)(x)
-        elif place.first_dilation != place.dilation:
-            # Where dilation took the stride's place, the pool stays, one pixel a step. At the far side it counts zeros,
-            # as timm's does; Keras' "same" would leave them out.
-            x = layers.ZeroPadding2D(((0, 1), (0, 1)), name=f"{name}_pool_pad", **NHWC)(x)
-            x = layers.AveragePooling2D(2, strides=1, name=f"{name}_pool", **NHWC)(x)
-        stride = 1
-    x = conv2d(
-        x,
-        place.out_channels,
-        1,
-        stride=stride,
-        use_bias="shortcut" in config.conv_bias,
-        name=f"{name}_conv",
-    )
+        x, stride = _pooled(x, place, name=f"{name}_pool"), 1
+    x = conv2d(x, place.out_channels, 1, stride=stride, use_bias="shortcut" in config.conv_bias, name=f"{name}_conv")
     return x if config.shortcut == "plain_projection" else normalize(x, config, name=f"{name}_norm")
+
+
+def _pad_channels(x, place: BlockPlace):
+    """Option A: the missing channels are zeros."""
+    missing = place.out_channels - x.shape[-1]
+    if missing < 0:
+        raise UserError(
+            f"Shortcut 'pad' can add channels but not drop them. {place.name} takes {x.shape[-1]} and gives "
+            f"{place.out_channels}: use shortcut 'projection', or a narrower stem."
+        )
+    # Told that channels come first, the layer pads (width, channels) of channels-last data.
+    return layers.ZeroPadding2D(
+        ((0, 0), (missing // 2, missing - missing // 2)),
+        data_format="channels_first",
+        name=f"{place.name}_shortcut_channels",
+    )(x)
+
+
+def _pooled(x, place: BlockPlace, *, name: str):
+    """Option D: the mean of 2×2 pixels in front of a projection with stride 1."""
+    if place.stride > 1:
+        return layers.AveragePooling2D(2, strides=place.stride, padding="same", name=name, **NHWC)(x)
+    if place.first_dilation != place.dilation:
+        # Where dilation took the stride's place, the pool stays, one pixel a step. At the far side it counts zeros, as
+        # timm's does; Keras' "same" would leave them out.
+        x = layers.ZeroPadding2D(((0, 1), (0, 1)), name=f"{name}_pad", **NHWC)(x)
+        x = layers.AveragePooling2D(2, strides=1, name=name, **NHWC)(x)
+    return x
 
 
 def merge(residual, identity, place: BlockPlace, *, name: str):
@@ -228,33 +231,40 @@ def _inner_dropout(x, place: BlockPlace):
     return x
 
 
-def _convolutions(config: ResNetConfig, place: BlockPlace) -> list[dict]:
-    """The block's convolutions in order, as arguments: what distinguishes basic from bottleneck."""
+class _Convolution(NamedTuple):
+    """One convolution of a residual branch."""
+
+    filters: int
+    size: int
+    stride: int
+    dilation: int
+    groups: int
+    use_bias: bool
+
+
+def _convolutions(config: ResNetConfig, place: BlockPlace) -> list[_Convolution]:
+    """The branch's convolutions in order: what distinguishes basic from bottleneck."""
     inner, last = "inner" in config.conv_bias, "last" in config.conv_bias
     if config.block == "basic":
         return [
-            {"filters": place.width, "size": 3, "stride": place.stride, "dilation": place.first_dilation,
-             "groups": 1, "use_bias": inner},
-            {"filters": place.out_channels, "size": 3, "stride": 1, "dilation": place.dilation,
-             "groups": 1, "use_bias": last},
-        ]  # fmt: skip
+            _Convolution(place.width, 3, place.stride, place.first_dilation, 1, inner),
+            _Convolution(place.out_channels, 3, 1, place.dilation, 1, last),
+        ]
     width = place.width * config.base_width // 64 * config.cardinality
-    on_first = config.stride_conv == "first"
+    first, middle = (place.stride, 1) if config.stride_conv == "first" else (1, place.stride)
     return [
-        {"filters": width, "size": 1, "stride": place.stride if on_first else 1, "dilation": 1, "groups": 1,
-         "use_bias": inner},
-        {"filters": width, "size": 3, "stride": 1 if on_first else place.stride,
-         "dilation": place.first_dilation, "groups": config.cardinality, "use_bias": inner},
-        {"filters": place.out_channels, "size": 1, "stride": 1, "dilation": 1, "groups": 1, "use_bias": last},
-    ]  # fmt: skip
+        _Convolution(width, 1, first, 1, 1, inner),
+        _Convolution(width, 3, middle, place.first_dilation, config.cardinality, inner),
+        _Convolution(place.out_channels, 1, 1, 1, 1, last),
+    ]
 
 
-def _convolve(x, config: ResNetConfig, place: BlockPlace, index: int, conv: dict):
-    options = {key: conv[key] for key in ("stride", "dilation", "groups", "use_bias")}
+def _convolve(x, config: ResNetConfig, place: BlockPlace, index: int, conv: _Convolution):
+    options = {"stride": conv.stride, "dilation": conv.dilation, "groups": conv.groups, "use_bias": conv.use_bias}
     name = f"{place.name}_conv{index}"
-    if conv["size"] == 3:
-        return spatial_conv(x, config, conv["filters"], name=name, **options)
-    return conv2d(x, conv["filters"], 1, name=name, **options), False
+    if conv.size == 3:
+        return spatial_conv(x, config, conv.filters, name=name, **options)
+    return conv2d(x, conv.filters, 1, name=name, **options), False
 
 
 def post_activation_block(x, config: ResNetConfig, place: BlockPlace):

@@ -166,6 +166,22 @@ except KeyboardInterrupt:
     assert (code, err) == (130, "\nInterrupted.\n")
 
 
+def test_ctrl_c_in_a_callback_of_jax_ends_the_script():
+    pytest.importorskip("jax")
+    body = """import os, signal
+import jax
+def callback(x):
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(15)
+    return x
+called = jax.jit(lambda x: jax.pure_callback(callback, jax.ShapeDtypeStruct((), "float32"), x))
+jax.block_until_ready(called(jax.numpy.float32(1)))
+print("went on")"""
+    code, out, err = python_script(body)
+    assert (code, out) == (130, "")
+    assert err.endswith("\nInterrupted.\n")  # behind what JAX logs of its callback
+
+
 def test_letters_that_the_terminal_lacks_are_escaped():
     body = 'print("größer", chr(0xDCFF))'
     code, out, err = python_script(body, environment={"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"})
