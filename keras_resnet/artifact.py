@@ -98,7 +98,7 @@ def load_artifact(path: str | os.PathLike[str]) -> Artifact:
         The artifact.
 
     Raises:
-        UserError: There is nothing at `path`, it is none of these, is damaged, or brings no preprocessing.
+        UserError: There is nothing at `path`, it is none of these, or is damaged, or has no preprocessing.
     """
     if os.fspath(path).startswith(APPLICATIONS):
         return _keras_application(os.fspath(path).removeprefix(APPLICATIONS))
@@ -182,7 +182,7 @@ def artifact_of(model: "keras.Model", preprocessing: Preprocessing, *, source: s
 def _keras_artifact(path: Path) -> Artifact:
     model, preprocessing = load_model(path)
     if preprocessing is None:
-        raise UserError(f"{path} brings no preprocessing. Save it with keras_resnet.storage.save_model.")
+        raise UserError(f"{path} has no preprocessing. Save it with keras_resnet.storage.save_model.")
     return artifact_of(model, preprocessing, source=str(path))
 
 

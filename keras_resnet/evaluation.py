@@ -48,7 +48,7 @@ class Evaluation:
         top5: Part whose right class is among the five most probable; None with five classes or fewer.
         loss: Mean cross-entropy in nats.
         ece: Expected calibration error, 0..1.
-        per_class: One score a class.
+        per_class: One score per class.
         confusion: confusion[i][j] examples of class i were called class j.
     """
 
@@ -87,7 +87,7 @@ def evaluate_predictions(
         The metrics.
 
     Raises:
-        UserError: The shapes do not fit, there are no examples, or a row is no distribution.
+        UserError: The shapes do not fit, there are no examples, or a row is not a distribution.
     """
     probabilities = np.asarray(probabilities, np.float64)
     labels = np.asarray(labels)

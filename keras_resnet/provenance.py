@@ -41,7 +41,7 @@ def commit(folder: Path = _HERE) -> str:
     """Returns the short commit of the source in `folder`, with "-dirty" behind it where a tracked file was changed.
 
     What lies in results/ does not count: the row that a benchmark writes first would mark those it writes next. The
-    default is this package's source; "" where it is no checkout.
+    default is this package's source; "" where it is not a checkout.
     """
     try:
         name = _git(folder, "rev-parse", "--short", "HEAD")

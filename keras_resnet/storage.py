@@ -159,7 +159,7 @@ def read_json(path: str | os.PathLike[str]) -> Any:
     """Reads a JSON file.
 
     Raises:
-        UserError: There is no such file, or it is no JSON; the message names it.
+        UserError: There is no such file, or it is not JSON; the message names it.
     """
     try:
         size = os.path.getsize(path)
@@ -171,7 +171,7 @@ def read_json(path: str | os.PathLike[str]) -> Any:
     except OSError as error:
         raise UserError(f"Cannot read {path}: {error.strerror}.") from None
     except ValueError as error:
-        raise UserError(f"{path} is no JSON: {error}.") from None
+        raise UserError(f"{path} is not JSON: {error}.") from None
 
 
 def append_row(path: str | os.PathLike[str], row: Mapping[str, Any]) -> None:
@@ -260,10 +260,10 @@ def load_model(path: str | os.PathLike[str]) -> "tuple[keras.Model, Preprocessin
         path: The file.
 
     Returns:
-        The model, not compiled, and its preprocessing (None where the file brings none).
+        The model, not compiled, and its preprocessing (None where the file has none).
 
     Raises:
-        UserError: There is no such file, it is no .keras file, or its preprocessing does not fit the model.
+        UserError: There is no such file, it is not a .keras file, or its preprocessing does not fit the model.
     """
     import keras
 
@@ -293,7 +293,7 @@ def read_preprocessing(path: str | os.PathLike[str]) -> "Preprocessing | None":
     """Reads the preprocessing inside a .keras file, without loading the network.
 
     Returns:
-        The preprocessing; None where the file brings none.
+        The preprocessing; None where the file has none.
 
     Raises:
         UserError: There is no such file, or it is not a .keras file.

@@ -111,7 +111,7 @@ def test_what_is_no_model_is_refused(model, preprocessing, tmp_path, files):
     (tmp_path / "served" / "labels.txt").touch()
     for path, message in (
         ("absent", "There is no model at"),
-        ("plain.keras", "brings no preprocessing"),
+        ("plain.keras", "has no preprocessing"),
         ("run", "has no model yet"),
         ("folder", "is not a model"),
         ("served", r"Name one that it holds: bfloat16, int8.tflite\.$"),

@@ -125,7 +125,7 @@ def test_json_has_no_nan(tmp_path):
     write_json(tmp_path / "a.json", {"größe": 1})
     assert read_json(tmp_path / "a.json") == {"größe": 1}
     (tmp_path / "b.json").write_text("{")
-    with pytest.raises(UserError, match=r"b\.json is no JSON"):
+    with pytest.raises(UserError, match=r"b\.json is not JSON"):
         read_json(tmp_path / "b.json")
 
 

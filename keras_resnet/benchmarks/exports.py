@@ -44,7 +44,7 @@ def benchmark_exports(
         batches: The batches of the server formats; the .tflite files run with batch 1.
         turns: How often each contestant runs, three times as often where no call is long.
         threads: Threads of the .tflite files.
-        progress: Shows one stage a batch and one for the .tflite files.
+        progress: Shows one stage per batch and one for the .tflite files.
 
     Returns:
         One row a contestant and batch: `contestant`, `batch`, `median_ms`, `cpu_ms` (processor time of all threads),

@@ -28,8 +28,8 @@ def benchmark_heatmaps(
         rounds: Rounds that count.
 
     Returns:
-        One row for the forward pass, the closed form, the gradients and tf-keras-vis: images a second, and the time as
-        a multiple of the forward pass.
+        One row for the forward pass, the closed form, the gradients and tf-keras-vis: images per second, and the time
+        as a multiple of the forward pass.
     """
     config = get_config(model)
     side = image_size or config.input_shape[0]

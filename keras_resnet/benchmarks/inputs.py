@@ -41,7 +41,8 @@ def benchmark_inputs(
         seconds: Least time that each of pipeline and step is measured for.
 
     Returns:
-        One row a case: images a second of the pipeline, in its first epoch and later, and of the step, and their ratio.
+        One row per case: images per second of the pipeline, in its first epoch and later, and of the step, and their
+        ratio.
 
     Raises:
         UserError: A folder or a model is not one.
@@ -74,7 +75,7 @@ def pipeline_seconds(
     Args:
         split: The training examples.
         preprocessing: The network's input.
-        batch_size: Examples a batch.
+        batch_size: Examples per batch.
         augmentation: What `parse_augmentation` reads.
         warmup_epochs: Epochs before the clock starts: the first decodes, and tf.data finds its number of threads.
         seconds: How long is measured at least, over as many epochs as that takes. An epoch of a small split would be

@@ -30,11 +30,11 @@ def benchmark_training(
     Args:
         recipe: Its model, batch size and precision count.
         image_size: Side of the images; without it the network's.
-        steps: Steps a round, at least 3; the first is not timed, so that starting the input counts for nobody.
+        steps: Steps per round, at least 3; the first is not timed, so that starting the input counts for nobody.
         rounds: Rounds that count.
 
     Returns:
-        One row: images a second of wall and processor time, ours and plain Keras', and their ratios.
+        One row: images per second of wall and processor time, ours and plain Keras', and their ratios.
     """
     side = image_size or get_config(recipe.model).input_shape[0]
     count = recipe.batch_size * steps

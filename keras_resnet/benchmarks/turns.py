@@ -29,7 +29,7 @@ Contestant = Callable[[], Any]
 
 @dataclass
 class Timings:
-    """The seconds that a call takes, a value a turn.
+    """The seconds that a call takes, a value per turn.
 
     Attributes:
         wall: Wall time.

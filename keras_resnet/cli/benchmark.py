@@ -1,4 +1,4 @@
-"""`benchmark.py WHAT`: how many images a second, measured on the spot."""
+"""`benchmark.py WHAT`: how many images per second, measured on the spot."""
 
 import argparse
 import json
@@ -36,9 +36,9 @@ def benchmark_train(argv: Sequence[str] | None = None) -> int:
         "and the same layers in plain Keras with model.fit on arrays in memory.",
     )
     parser.add_argument("--model", default="resnet20", help="network, a name of the model table")
-    parser.add_argument("--batch-size", type=script.positive_int, default=128, help="images a step")
+    parser.add_argument("--batch-size", type=script.positive_int, default=128, help="images per step")
     parser.add_argument("--image-size", type=script.positive_int, help="side of the images; default: the network's")
-    parser.add_argument("--steps", type=script.at_least(3), default=12, help="steps a round; the first is not timed")
+    parser.add_argument("--steps", type=script.at_least(3), default=12, help="steps per round; the first is not timed")
     parser.add_argument("--rounds", type=script.positive_int, default=5, help="rounds; the median counts")
     parser.add_argument("--precision", default="float32", help="precision of our training")
 

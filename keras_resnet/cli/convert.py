@@ -41,7 +41,7 @@ def build_parser() -> script.Parser:
     parser.add_argument(
         "--preprocessing-of", metavar="TAG", help="published weights with whose preprocessing the source was trained"
     )
-    parser.add_argument("--labels", type=Path, metavar="FILE", help="class names, one a line, in the logits' order")
+    parser.add_argument("--labels", type=Path, metavar="FILE", help="class names, one per line, in the logits' order")
     parser.add_argument("--naming", choices=NAMINGS, help="spelling of a state dict's names; default: the usual one")
     parser.add_argument("--json", action="store_true", help="one JSON object")
     return parser

@@ -25,7 +25,7 @@ def settings_of_run(model: str | Path) -> dict[str, Any]:
     record = read_json(recipe)
     settings = record.get("settings") if isinstance(record, dict) else None
     if not isinstance(settings, dict):
-        raise UserError(f"{recipe} is no run's recipe.")
+        raise UserError(f"{recipe} is not a run's recipe.")
     return settings
 
 
@@ -41,7 +41,7 @@ def dataset_name(arguments: argparse.Namespace, purpose: str) -> str:
     """
     name = arguments.dataset or settings_of_run(arguments.model).get("dataset")
     if name is None:
-        raise UserError(f"{arguments.model} is no run directory, so --dataset must say {purpose}.")
+        raise UserError(f"{arguments.model} is not a run directory, so --dataset must say {purpose}.")
     script.check_data_set(name)
     return name
 

@@ -224,7 +224,7 @@ def _score(arguments, given, artifact, methods, layers, target, options) -> tupl
     from keras_resnet.explanation.scoring import SCORES, score_methods
 
     if target == "top3":
-        raise UserError("--score needs one target an image: use --target predicted or a class.")
+        raise UserError("--score needs one target per image: use --target predicted or a class.")
     masks = marks = None
     unreadable = []
     began = time.perf_counter()

@@ -39,7 +39,7 @@ def build_parser() -> script.Parser:
         metavar="A,B",
         help=f"any of {', '.join(FORMATS)}; or all",
     )
-    parser.add_argument("--preprocessing", metavar="FILE.json", help="for a model that brings none")
+    parser.add_argument("--preprocessing", metavar="FILE.json", help="for a model that has none")
     parser.add_argument("--dataset", help="data set for calibration and ledger; default: the run's")
     parser.add_argument("--data-dir", metavar="FOLDER", help="folder of the data set")
     parser.add_argument(
@@ -212,7 +212,7 @@ def _artifact(arguments: argparse.Namespace, model_file: Path | None):
             )
         preprocessing = given
     if preprocessing is None:
-        raise UserError(f"{arguments.model} brings no preprocessing. Give --preprocessing FILE.json.")
+        raise UserError(f"{arguments.model} has no preprocessing. Give --preprocessing FILE.json.")
     return artifact_of(model, preprocessing)
 
 

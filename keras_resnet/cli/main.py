@@ -13,7 +13,7 @@ VERBS = {
     "explain": ("keras_resnet.cli.explain:main", "heat maps of where a network finds its evidence, scored"),
     "models": ("keras_resnet.cli.models:main", "what networks there are and what each costs"),
     "plot": ("keras_resnet.cli.plot:main", "a network's stages as a picture"),
-    "benchmark": ("keras_resnet.cli.benchmark:main", "images a second of input and training"),
+    "benchmark": ("keras_resnet.cli.benchmark:main", "images per second of input and training"),
 }
 
 

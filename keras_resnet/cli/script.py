@@ -1,6 +1,6 @@
 """What all scripts share: one-line errors, exit codes, and flags that suggest the closest name.
 
-Exit codes: 0 done; 2 something the user can mend (also a loss that is no number any more, and a prediction with files
+Exit codes: 0 done; 2 something the user can mend (also a loss that is no longer a number, and a prediction with files
 that could not be read); 130 interrupted by Ctrl-C; 143 ended by SIGTERM. Anything else is our mistake and shows its
 traceback.
 """

@@ -26,7 +26,7 @@ from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.data.transforms import resize_image
 from keras_resnet.errors import UserError, unknown_name
 
-PADDING = 4  # pixels a side, for images of 32 × 32; other sizes get the same part, an eighth of the side
+PADDING = 4  # pixels per side, for images of 32 × 32; other sizes get the same part, an eighth of the side
 
 _AREA = (0.08, 1.0)
 _ASPECT = (3 / 4, 4 / 3)

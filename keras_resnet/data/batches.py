@@ -44,7 +44,7 @@ def training_batches(
     Args:
         split: The training examples.
         preprocessing: The network's input. An augmentation that mixes labels needs its class names.
-        batch_size: Examples a batch.
+        batch_size: Examples per batch.
         seed: What order and augmentation depend on, 0..2³¹-1.
         epochs: The epoch to stop before, counted from the run's beginning, as in `keras.Model.fit`: the stream holds
             epochs first_epoch … epochs - 1.
@@ -146,7 +146,7 @@ def evaluation_batches(split: Split, preprocessing: Preprocessing, *, batch_size
     Args:
         split: The examples.
         preprocessing: The network's input.
-        batch_size: Examples a batch; the last batch has fewer where the split does not divide evenly.
+        batch_size: Examples per batch; the last batch has fewer where the split does not divide evenly.
 
     Returns:
         A dataset of (images, labels): float32 [n, height, width, channels], normalized, and int32 [n].

@@ -165,7 +165,7 @@ def scan_files(paths: Sequence[str]) -> list[ScannedFile]:
         paths: Image files.
 
     Returns:
-        One result a file, in the same order. Nothing is raised for a broken file: its `problem` is set.
+        One result per file, in the same order. Nothing is raised for a broken file: its `problem` is set.
     """
     with ThreadPoolExecutor(min(32, os.cpu_count() or 1)) as pool:
         return list(pool.map(_scan_file, paths, chunksize=64))
@@ -268,7 +268,7 @@ def _list_splits(root: Path) -> dict[str, dict[str, list[str]]]:
         classes = _list_classes(root)
         if not classes:
             raise UserError(
-                f"An image folder holds one folder a class: {root}/<class>/*.jpg "
+                f"An image folder holds one folder per class: {root}/<class>/*.jpg "
                 f"or {root}/train/<class>/*.jpg; {root} holds no folder. Sort the images into class folders."
             )
         return {"train": classes}
@@ -281,7 +281,7 @@ def _list_splits(root: Path) -> dict[str, dict[str, list[str]]]:
     if "test" not in found and "validation" in found:
         found["test"] = found.pop("validation")
     if not found["train"]:
-        raise UserError(f"{root / 'train'} must hold one folder a class, it holds none. Sort the images into them.")
+        raise UserError(f"{root / 'train'} must hold one folder per class, it holds none. Sort the images into them.")
     return found
 
 

@@ -65,7 +65,9 @@ class Preprocessing:
             ):
                 raise UserError(f"{name} must be a sequence of finite numbers, got {values!r}.")
             if len(values) != self.channels:
-                raise UserError(f"{name} needs one number a channel ({self.channels}), got {len(values)}: {values!r}.")
+                raise UserError(
+                    f"{name} needs one number per channel ({self.channels}), got {len(values)}: {values!r}."
+                )
             object.__setattr__(self, name, tuple(float(value) for value in values))
         if min(self.std) <= 0:
             raise UserError(f"std must be above 0 in every channel, got {self.std!r}.")

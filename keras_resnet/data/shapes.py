@@ -55,7 +55,7 @@ def draw_shapes(
     if count < 1:
         raise UserError(f"The number of images must be at least 1, got {count}.")
     if size < MIN_SIZE:
-        raise UserError(f"The shapes need images of at least {MIN_SIZE} pixels a side, got {size}.")
+        raise UserError(f"The shapes need images of at least {MIN_SIZE} pixels per side, got {size}.")
     if planted_class is not None and planted_class not in SHAPES:
         raise unknown_name("shape", planted_class, SHAPES)
     if not 0 <= planted_fraction <= 1:
@@ -129,7 +129,7 @@ def _draw_scene(rng: np.random.Generator) -> dict[str, np.ndarray]:
 
 
 def _waves(uniform, low: float, high: float, count: int) -> np.ndarray:
-    """[N, count, 3]: the waves' frequencies along x and y in periods an image, and their phase."""
+    """[N, count, 3]: the waves' frequencies along x and y in periods per image, and their phase."""
     frequency, angle, phase = (
         uniform(low, high, count),
         uniform(0, 2 * np.pi, count),

@@ -21,7 +21,7 @@ from keras_resnet.data.dataset import DatasetSpec, arrays_fingerprint, channel_s
 from keras_resnet.data.splits import ArraySplit, hold_out
 from keras_resnet.errors import UserError, unknown_name
 
-MAX_IMAGE_SIZE = 8192  # pixels a side; one image of it is 805 MB as the network takes it
+MAX_IMAGE_SIZE = 8192  # pixels per side; one image of it is 805 MB as the network takes it
 
 
 @dataclass(frozen=True)
@@ -245,7 +245,7 @@ SOURCES: dict[str, DataSource] = {
         options=("count", "size", "plant", "plant_fraction"),
         argument="options",
     ),
-    "folder": DataSource(_load_folder, "folder:PATH", "an image folder, one folder a class", argument="required"),
+    "folder": DataSource(_load_folder, "folder:PATH", "an image folder, one folder per class", argument="required"),
     "tfds": DataSource(_load_tfds, "tfds:NAME", "a prepared data set of TensorFlow Datasets", argument="required"),
     "npz": DataSource(_load_npz, "npz:PATH", "arrays x_train, y_train, x_test, y_test", argument="required"),
 }

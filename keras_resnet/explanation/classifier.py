@@ -165,7 +165,7 @@ def prepare(model: keras.Model) -> Classifier:
         The classifier.
 
     Raises:
-        UserError: The model is no classifier that can be taken, see `flatten_classifier`.
+        UserError: The model is not a classifier that can be used, see `flatten_classifier`.
     """
     classifier = getattr(model, _ATTRIBUTE, None)
     if classifier is None:
@@ -182,7 +182,7 @@ def resolve_targets(targets: Any, classes: int, count: int, labels: Sequence[str
 
     Args:
         targets: None or "predicted" for the predicted class; a class number or label for all images; or a sequence of
-            those, one an image.
+            those, one per image.
         classes: Number of classes.
         count: Number of images.
         labels: The class names, when they are known.
@@ -197,7 +197,7 @@ def resolve_targets(targets: Any, classes: int, count: int, labels: Sequence[str
         targets = [targets] * count
     targets = list(np.asarray(targets)) if hasattr(targets, "__array__") else list(targets)
     if len(targets) != count:
-        raise UserError(f"One target an image: received {len(targets)} targets for {count} images.")
+        raise UserError(f"One target per image, got {len(targets)} targets for {count} images.")
     return np.array([_class_number(target, classes, labels) for target in targets], np.int32).reshape(count)
 
 

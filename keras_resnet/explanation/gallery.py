@@ -16,11 +16,12 @@ import numpy as np
 
 from keras_resnet.artifact import Artifact
 from keras_resnet.data.batches import evaluation_batches
+from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.data.reading import examples_at
 from keras_resnet.data.splits import Split
 from keras_resnet.data.transforms import normalize
 from keras_resnet.errors import UserError
-from keras_resnet.explanation.classifier import FEATURES, prepare
+from keras_resnet.explanation.classifier import FEATURES, Classifier, prepare
 from keras_resnet.explanation.inputs import split_masks, spread
 from keras_resnet.explanation.methods import explain, get_method
 from keras_resnet.explanation.overlay import blend, colorize, fit, png
@@ -100,22 +101,7 @@ def make_gallery(
     classifier = prepare(artifact.model)
     classifier.layer_name(layer)
     preprocessing = artifact.preprocessing
-    progress.begin("predict every example", len(split))
-    probabilities, labels = [], []
-    for inputs, batch_labels in evaluation_batches(split, preprocessing, batch_size=64).as_numpy_iterator():
-        probabilities.append(classifier.probabilities(inputs))
-        labels.append(batch_labels)
-        progress.step(len(batch_labels))
-    progress.end()
-    if not labels:
-        raise UserError("A gallery needs examples; the split is empty.")
-    probabilities, labels = np.concatenate(probabilities), np.concatenate(labels)
-    if labels.max() >= classifier.classes:
-        raise UserError(
-            f"The data set has at least {labels.max() + 1} classes, the model {classifier.classes}. Give the data set "
-            "that the model was trained on."
-        )
-
+    probabilities, labels = _predict(classifier, split, preprocessing, progress)
     groups = choose_examples(probabilities, labels, per_group)
     means = {number: np.flatnonzero(labels == number)[:mean_of] for number in groups}
     drawn = sorted(
@@ -177,6 +163,28 @@ def make_gallery(
             for number, group in groups.items()
         ],
     )
+
+
+def _predict(
+    classifier: Classifier, split: Split, preprocessing: Preprocessing, progress: Progress
+) -> tuple[np.ndarray, np.ndarray]:
+    """Probabilities and labels of every example."""
+    progress.begin("predict every example", len(split))
+    probabilities, labels = [], []
+    for inputs, batch_labels in evaluation_batches(split, preprocessing, batch_size=64).as_numpy_iterator():
+        probabilities.append(classifier.probabilities(inputs))
+        labels.append(batch_labels)
+        progress.step(len(batch_labels))
+    progress.end()
+    if not labels:
+        raise UserError("A gallery needs examples; the split is empty.")
+    probabilities, labels = np.concatenate(probabilities), np.concatenate(labels)
+    if labels.max() >= classifier.classes:
+        raise UserError(
+            f"The data set has at least {labels.max() + 1} classes, the model {classifier.classes}. Give the data set "
+            "that the model was trained on."
+        )
+    return probabilities, labels
 
 
 def choose_examples(

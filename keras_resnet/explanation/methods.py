@@ -96,7 +96,7 @@ def explain(
             explained directly is rebuilt as a flat float32 graph once and kept with the model.
         images: [N, H, W, C]. Network inputs; or, with `preprocessing`, pixels 0..255 of any size.
         targets: None for the predicted class; a class number (or label, when the preprocessing has labels) for all
-            images; or a sequence of those, one an image.
+            images; or a sequence of those, one per image.
         method: A name of `METHODS`.
         layer: The layer, or several whose maps are combined. "features" is the last feature map. Methods that draw on
             the image itself take no notice of it.
@@ -197,7 +197,7 @@ def maximize_activation(
         uint8 [H, W, C], RGB for three channels.
 
     Raises:
-        UserError: The class is unknown, or the model is none that can be taken.
+        UserError: The class is unknown, or the model cannot be used.
 
     Reference:
         Simonyan et al. 2014, arXiv:1312.6034, section 2.

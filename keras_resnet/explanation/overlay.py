@@ -111,7 +111,7 @@ def draw_sheet(
     columns: Sequence[str],
     cell: int = CELL,
 ) -> Image.Image:
-    """Draws methods × images on one sheet: a row an image, first as it is, then under each method.
+    """Draws methods × images on one sheet: a row per image, first as it is, then under each method.
 
     Args:
         images: uint8 [H, W, 1 or 3] each, of any sizes.

@@ -238,7 +238,7 @@ def operators_of(runtime: str, path: Path) -> dict[str, int] | None:
 def _run(name, path, pixels, **options) -> tuple[dict[str, np.ndarray], dict[str, dict[str, float]]]:
     """What `run_artifact` finds on all cores, and its latency on one thread and on all."""
     cores = os.cpu_count() or 1
-    # A format without fast kernels may take seconds a call.
+    # A format without fast kernels may take seconds per call.
     slow = name != "source" and FORMATS[name].is_slow
     options.update(repeats=5 if slow else 20, warmup=1 if slow else 3)
     found = run_artifact(name, path, pixels, threads=cores, **options)

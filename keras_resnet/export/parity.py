@@ -40,7 +40,7 @@ def compare(
         source_heatmaps: float [images, rows, columns].
         heatmaps: float [images, rows, columns].
         cut_short: Whether time ended before the images did. Then the upper end of the agreement's interval is held to
-            the limit: one image of thirty is no proof.
+            the limit: one image of thirty proves nothing.
 
     Returns:
         Fields of `LedgerRow`, `beyond` among them.
@@ -142,7 +142,7 @@ def run_artifact(
         static_batch: The fixed batch of the file.
         repeats: Timed calls.
         warmup: Calls before them.
-        seconds: After this long no further images are begun (a format without fast kernels may take seconds an image).
+        seconds: After this long no further images are begun (a format without fast kernels may take seconds per image).
         progress: Called with the number of images answered so far.
 
     Returns:

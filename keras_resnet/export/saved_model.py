@@ -46,7 +46,7 @@ def export_saved_model(
         The SavedModel inside the folder, with the signatures of `write_saved_model`.
 
     Raises:
-        UserError: The model is no classifier, or the folder exists and may not be replaced, or cannot be written.
+        UserError: The model is not a classifier, or the folder exists and may not be replaced, or cannot be written.
     """
     with atomic_directory(directory, overwrite=overwrite) as folder:
         write_saved_model(model, preprocessing, folder / SAVED_MODEL_VERSION)
@@ -88,7 +88,7 @@ def write_saved_model(
             float32 in both.
 
     Raises:
-        UserError: The model is no classifier.
+        UserError: The model is not a classifier.
     """
     can_explain = check_exportable(model, preprocessing).dense is not None
     heatmap = "parts" if can_explain or with_heatmap else "none"
@@ -178,7 +178,7 @@ class _Served:
 
     def _explain_class(self, images, target):
         classes = len(self._labels)
-        message = f"target holds one class a file: 0..{classes - 1}, or -1 for the most probable one, got"
+        message = f"target holds one class per file: 0..{classes - 1}, or -1 for the most probable one, got"
         right = tf.logical_and(
             tf.equal(tf.size(target), tf.size(images)),
             tf.reduce_all(tf.logical_and(target >= -1, target < classes)),

@@ -32,7 +32,7 @@ def check_exportable(model: keras.Model, preprocessing: Preprocessing) -> Head:
         Its head.
 
     Raises:
-        UserError: The model is no such classifier, its classes do not exclude each other, or the preprocessing has
+        UserError: The model is not such a classifier, its classes do not exclude each other, or the preprocessing has
             another size, channels or number of labels.
     """
     head = check_classifier(model)
@@ -80,7 +80,7 @@ def serving_network(
         class. Divide it by its maximum to draw it. With "parts", `features` and `kernel` in its place.
 
     Raises:
-        UserError: The model is no such classifier, or a heat map is asked for and it does not end in global average
+        UserError: The model is not such a classifier, or a heat map is asked for and it does not end in global average
             pooling and one Dense layer, or the precision is unknown.
     """
     if precision not in PRECISIONS:
@@ -136,7 +136,7 @@ class ClassActivation(layers.Layer):
 
     Args:
         dense: The head.
-        classes: "row" for a graph whose weights are constants: the head's kernel is kept with one row a class, as a
+        classes: "row" for a graph whose weights are constants: the head's kernel is kept with one row per class, as a
             .tflite file keeps it for the head. "scaled row" is the same with each row divided by its largest magnitude
             and the map multiplied by that: eight bits for each class instead of for all of them, which halves what the
             map loses in an 8-bit file.

@@ -1,7 +1,7 @@
 """A .tflite file as the FlatBuffer that it is: read, write, and what the converter leaves to be done in it.
 
 Reference:
-    TensorFlow Lite, "8-bit quantization specification": weights are symmetric, -127..127, with one scale a class in
+    TensorFlow Lite, "8-bit quantization specification": weights are symmetric, -127..127, with one scale per class in
     FULLY_CONNECTED; what only moves values has one scale for its input and output.
 """
 

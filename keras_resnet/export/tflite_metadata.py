@@ -119,7 +119,7 @@ def _description(
         return table(fields, 7)
 
     def label_file() -> int:
-        fields = {0: text(LABELS), 1: text("The class names, one a line."), 2: ("byte", _AXIS_LABELS)}
+        fields = {0: text(LABELS), 1: text("The class names, one per line."), 2: ("byte", _AXIS_LABELS)}
         return table(fields, 5)
 
     input_tables = [

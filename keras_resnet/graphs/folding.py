@@ -260,7 +260,7 @@ def _along_inputs(layer, kernel: np.ndarray, values: np.ndarray) -> np.ndarray:
 
 
 def _through_kernel(layer, kernel: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """What a constant input, one value a channel, adds to each output channel."""
+    """What a constant input, one value per channel, adds to each output channel."""
     spread = kernel * _along_inputs(layer, kernel, values)
     if isinstance(layer, _DEPTHWISE):
         return spread.sum(axis=tuple(range(spread.ndim - 2))).reshape(-1)

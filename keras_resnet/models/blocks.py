@@ -60,8 +60,8 @@ def conv2d(
 ):
     """A convolution, padded so that at stride 1 the map keeps its size.
 
-    With "symmetric" padding a strided kernel gets the same border on both sides, as in Caffe and PyTorch; Keras'
-    "same" would put the odd row at the far side, which gives other numbers with the same weights.
+    With "symmetric" padding a strided kernel gets the same border on both sides, as in Caffe and PyTorch; Keras' "same"
+    would put the odd row at the far side, which gives other numbers with the same weights.
     """
     if padding == "symmetric" and stride > 1 and kernel_size > 1:
         border = (kernel_size - 1) * dilation // 2
@@ -167,8 +167,8 @@ def shortcut(x, preactivated, config: ResNetConfig, place: BlockPlace):
 
     Args:
         x: The block's input.
-        preactivated: In a pre-activation block the normalised, activated input, which projections start from
-            (He 2016, section 3); else the same as `x`.
+        preactivated: In a pre-activation block the normalised, activated input, which projections start from (He 2016,
+            section 3); else the same as `x`.
         config: The network.
         place: The block.
     """
@@ -206,8 +206,8 @@ def _pooled(x, place: BlockPlace, *, name: str):
     if place.stride > 1:
         return layers.AveragePooling2D(2, strides=place.stride, padding="same", name=name, **NHWC)(x)
     if place.first_dilation != place.dilation:
-        # Where dilation took the stride's place, the pool stays, one pixel a step. At the far side it counts zeros, as
-        # timm's does; Keras' "same" would leave them out.
+        # Where dilation took the stride's place, the pool stays, one pixel per step. At the far side it counts zeros,
+        # as timm's does; Keras' "same" would leave them out.
         x = layers.ZeroPadding2D(((0, 1), (0, 1)), name=f"{name}_pad", **NHWC)(x)
         x = layers.AveragePooling2D(2, strides=1, name=name, **NHWC)(x)
     return x
@@ -293,8 +293,8 @@ def pre_activation_block(x, config: ResNetConfig, place: BlockPlace):
     residual, preactivated, blur_behind = x, x, False
     for index, conv in enumerate(convolutions, start=1):
         is_last = index == len(convolutions)
-        # A pre-activation branch ends in a convolution: the last normalisation stands before it, and starting
-        # that one at zero silences the branch just as well.
+        # A pre-activation branch ends in a convolution: the last normalisation stands before it, and starting that one
+        # at zero silences the branch just as well.
         gamma = config.last_gamma if is_last else "ones"
         residual = normalize(residual, config, name=f"{place.name}_norm{index}", gamma_initializer=gamma)
         residual = activate(residual, config, name=f"{place.name}_act{index}")

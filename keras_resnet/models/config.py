@@ -118,7 +118,7 @@ class ResNetConfig:
                 raise unknown_name("conv_bias", place, BIASED_CONVOLUTIONS)
         if not self.depths or not len(self.depths) == len(self.widths) == len(self.strides):
             raise UserError(
-                "depths, widths and strides need one entry a stage, all of the same length, got "
+                "depths, widths and strides need one entry per stage, all of the same length, got "
                 f"{len(self.depths)}, {len(self.widths)} and {len(self.strides)}."
             )
         if min(self.depths) < 1 or min(self.widths) < 1:

@@ -21,7 +21,7 @@ def draw_network(config: ResNetConfig, cost: Complexity, path: Path, *, num_clas
 
     Args:
         config: The network.
-        cost: Its cost at the size drawn; `cost.feature_maps` has one entry a stage.
+        cost: Its cost at the size drawn; `cost.feature_maps` has one entry per stage.
         path: Where the PNG goes.
         num_classes: Width of the logits; default: the configuration's.
     """

@@ -204,7 +204,7 @@ def _inputs(config: ResNetConfig, input_shape, input_tensor, output_stride: int)
         raise UserError(f"The number of input channels must be known and at least 1, got {shape}.")
     smallest = min(config.total_stride, max(output_stride, config.stem_stride))
     if config.downsampling == "blur":
-        # The border is mirrored, so every map that is blurred needs two pixels a side.
+        # The border is mirrored, so every map that is blurred needs two pixels per side.
         smallest = 2 * smallest
     for side in (height, width):
         if side is not None and side < smallest:

@@ -16,7 +16,7 @@ from keras_resnet.training.runs import RunDirectory, write_metrics
 
 
 class StopOnLostLoss(keras.callbacks.Callback):
-    """Stops when the loss is no finite number, saying where that happened."""
+    """Stops when the loss is not finite, saying where that happened."""
 
     def __init__(self, run: RunDirectory, progress: Callable[[], TrainingState]):
         super().__init__()
@@ -61,7 +61,7 @@ class EpochRecords(keras.callbacks.Callback):
     Args:
         run: The run directory.
         start: How far the training was when it was begun or resumed.
-        steps: Steps an epoch.
+        steps: Steps per epoch.
         batch_size: Images a step.
         epochs: Epochs of the whole training.
         report: Takes a line of text.
@@ -134,7 +134,7 @@ class EpochRecords(keras.callbacks.Callback):
 
 
 class StepBar(keras.callbacks.Callback):
-    """A live bar on a terminal: images of the epoch, images a second, loss, and the epoch's time left."""
+    """A live bar on a terminal: images of the epoch, images per second, loss, and the epoch's time left."""
 
     def __init__(self, *, steps: int, batch_size: int, epochs: int):
         super().__init__()

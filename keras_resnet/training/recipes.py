@@ -44,7 +44,7 @@ class Recipe:
     )
 
     epochs: int = _setting(40, "passes over the training images", minimum=1)
-    batch_size: int = _setting(64, "images a step", minimum=1)
+    batch_size: int = _setting(64, "images per step", minimum=1)
     learning_rate: float = _setting(0.1, "highest learning rate", above=0.0)
     schedule: str = _setting(
         "cosine",
@@ -107,14 +107,14 @@ def load_settings(path: str | os.PathLike[str]) -> dict[str, Any]:
         Setting → value, each checked.
 
     Raises:
-        UserError: There is no such file, it is no JSON, a key is unknown, or a value breaks its rule.
+        UserError: There is no such file, it is not JSON, a key is unknown, or a value breaks its rule.
     """
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"Cannot read the recipe {path}: {error.strerror}.") from None
     except ValueError as error:
-        raise UserError(f"The recipe {path} is no JSON: {error}.") from None
+        raise UserError(f"The recipe {path} is not JSON: {error}.") from None
     if isinstance(content, dict) and isinstance(content.get("settings"), dict):
         content = content["settings"]
     try:

@@ -1,7 +1,7 @@
 """The run directory: what it holds, when it may be written, and when a training in it may resume.
 
 runs/<name>/recipe.json         settings, versions, data set and its fingerprint
-            metrics.csv         one row an epoch
+            metrics.csv         one row per epoch
             tensorboard/        the same as TensorBoard reads it
             checkpoints/        the newest two epochs and the best one
             model.keras         the best network, with its preprocessing inside

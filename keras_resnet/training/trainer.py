@@ -97,7 +97,7 @@ def train(
         The finished run.
 
     Raises:
-        UserError: A setting, a folder or the data is wrong, or the loss became no number.
+        UserError: A setting, a folder or the data is wrong, or the loss became NaN or infinite.
     """
     require_tensorflow()
     get_config(recipe.model)
@@ -256,7 +256,7 @@ def compile_twin(twin: keras.Model, recipe: Recipe, *, steps: int, jit_compile: 
     Args:
         twin: The network that trains.
         recipe: The settings.
-        steps: Steps an epoch.
+        steps: Steps per epoch.
         jit_compile: From `distribution.jit_compile`.
     """
     classes = twin.output_shape[-1]

@@ -97,7 +97,7 @@ def assign(
 
     Raises:
         WeightsError: Variables are missing, tensors are left over or shapes differ; the message names them.
-        UserError: A tensor holds values that are no finite numbers.
+        UserError: A tensor holds values that are not finite.
     """
     variables = variables_by_name(model)
     tensors, new = _leave_head(dict(tensors), variables, head)
@@ -130,8 +130,7 @@ def assign(
     for name in variables:
         if name in tensors and not np.isfinite(tensors[name].value).all():
             raise UserError(
-                f"{source} is damaged: {tensors[name].name} holds values that are no finite numbers. "
-                "Nothing was changed."
+                f"{source} is damaged: {tensors[name].name} holds values that are not finite. Nothing was changed."
             )
     for name, variable in variables.items():
         if name in tensors:

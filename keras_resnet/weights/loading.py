@@ -113,7 +113,7 @@ def read_source(source: Any, *, model_name: str) -> ReadWeights:
         model_name: The network that a tag of the catalogue is looked up for.
 
     Raises:
-        UserError: The source cannot be read, or is none.
+        UserError: The source cannot be read, or is not one of these.
     """
     if isinstance(source, keras.Model):
         return ReadWeights(f"the model {source.name!r}", "keras", keras_applications.model_weights(source))

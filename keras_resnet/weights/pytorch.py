@@ -95,7 +95,7 @@ def translate(
     if not found:
         first = ", ".join(list(state)[:5])
         raise UserError(
-            f"{source} is no checkpoint of a network like {model.name!r}: no name fits. Its first names: {first}."
+            f"{source} is not a checkpoint of a network like {model.name!r}: no name fits. Its first names: {first}."
         )
     variables = variables_by_name(model)
     tensors = {name: Tensor(key, from_torch(state[key], _rank(variables, name))) for name, key in found.items()}

@@ -97,7 +97,7 @@ def _read_torch(path: Path) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise UserError(
-            f"{path} holds more than tensors, or is no checkpoint, and was not opened: reading it would have to run "
+            f"{path} holds more than tensors, or is not a checkpoint, and was not opened: reading it would have to run "
             f"code in it ({_reason(error)}). Save its state_dict() alone."
         ) from None
     except UserError:

@@ -119,7 +119,7 @@ def test_wrong_models(run, capsys, tmp_path, tiny_data):
     assert "one input" in refused([tmp_path / "two.keras", *data, *given], capsys, tmp_path)
     keras.Model(inputs, keras.layers.Conv2D(3, 3)(inputs)).save(tmp_path / "map.keras")
     assert "no classification head" in refused([tmp_path / "map.keras", *data, *given], capsys, tmp_path)
-    assert "brings no preprocessing" in refused([tmp_path / "map.keras", *data], capsys, tmp_path)
+    assert "has no preprocessing" in refused([tmp_path / "map.keras", *data], capsys, tmp_path)
     assert "another preprocessing" in refused([run / "model.keras", *data, *given], capsys, tmp_path)
 
 

@@ -25,7 +25,7 @@ AUGMENTATIONS = ["none", "crop", "crop_flip", "inception_crop_flip"]
 
 @pytest.fixture
 def arrays():
-    """37 images, no multiple of any batch size used here; each is told by its pixels."""
+    """37 images, not a multiple of any batch size used here; each is told by its pixels."""
     rng = np.random.default_rng(0)
     return ArraySplit(rng.integers(0, 256, (37, 16, 16, 3), np.uint8), np.arange(37, dtype=np.int32) % 5)
 

@@ -288,7 +288,7 @@ def test_from_dict_is_strict():
         ({"height": 0}, "height"),
         ({"width": 3.5}, "width"),
         ({"channels": 4}, "1 channel"),
-        ({"mean": (0.5,)}, "one number a channel"),
+        ({"mean": (0.5,)}, "one number per channel"),
         ({"std": (0.1, 0.0, 0.1)}, "above 0"),
         ({"mean": (0.5, 0.5, float("nan"))}, "finite"),
         ({"color_order": "grb"}, "Unknown color_order"),

@@ -49,8 +49,8 @@ def test_deletion_and_insertion_prefer_the_right_map(corner, images):
 
 
 def test_deletion_area_by_hand(corner, images):
-    # A sixteenth of the pixels a step: the right map takes all 16 that count in the first, so the curve falls from p to
-    # q there and stays.
+    # A sixteenth of the pixels per step: the right map takes all 16 that count in the first, so the curve falls from p
+    # to q there and stays.
     classifier = prepare(corner)
     p, q = 1 / (1 + np.exp(-4)), 1 / (1 + np.exp(4))
     expected = (p + q) / 2 / 16 + q * 15 / 16

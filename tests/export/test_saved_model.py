@@ -108,7 +108,7 @@ def test_wrong_channels_targets_and_files_raise(loaded, files):
     with pytest.raises(tf.errors.InvalidArgumentError, match="any height"):
         loaded.signatures["serve_uint8"](images=tf.zeros((1, 20, 20, 4), tf.uint8))
     for target in ([0], [0, 1, 3]):
-        with pytest.raises(tf.errors.InvalidArgumentError, match="one class a file"):
+        with pytest.raises(tf.errors.InvalidArgumentError, match="one class per file"):
             loaded.signatures["explain_class_bytes"](images=tf.constant(files), target=tf.constant(target))
     with pytest.raises(tf.errors.InvalidArgumentError):
         loaded.signatures["serve_bytes"](images=tf.constant([b"no image"]))

@@ -33,7 +33,7 @@ def test_numbers_that_are_none_are_refused_and_nothing_changes(value, small):
     model, state = small
     before = model.get_weights()
     state["linear.bias"][3] = value  # the last one to be set
-    with pytest.raises(UserError, match=r"linear\.bias holds values that are no finite numbers"):
+    with pytest.raises(UserError, match=r"linear\.bias holds values that are not finite"):
         load_weights(model, state)
     for old, new in zip(before, model.get_weights(), strict=True):
         np.testing.assert_array_equal(old, new)
