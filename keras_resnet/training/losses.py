@@ -5,6 +5,8 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_resnet.errors import unknown_name
+
 
 class CrossEntropy(keras.losses.Loss):
     """Cross-entropy of logits against labels or probabilities, of which a part may be spread over all classes.
@@ -32,6 +34,59 @@ class CrossEntropy(keras.losses.Loss):
         if self._smoothing:
             y_true = y_true * (1.0 - self._smoothing) + self._smoothing / self._classes
         return ops.categorical_crossentropy(y_true, y_pred, from_logits=True)
+
+
+class BinaryCrossEntropy(keras.losses.Loss):
+    """Binary cross-entropy of each class on its own, the mean over all classes: several may be right.
+
+    Args:
+        classes: Number of classes.
+        smoothing: The part of labels that is spread evenly over all classes, 0..1; mixed targets stay as they are.
+        threshold: Targets above it count as 1, the others as 0; None takes them as they are.
+
+    `y_true` and `y_pred` as for `CrossEntropy`.
+
+    Reference:
+        Wightman et al. 2021, "ResNet strikes back", arXiv:2110.00476, section 3.
+    """
+
+    def __init__(self, classes: int, smoothing: float = 0.0, threshold: float | None = None):
+        super().__init__(name="binary_cross_entropy")
+        self._classes, self._smoothing, self._threshold = classes, smoothing, threshold
+
+    def call(self, y_true: Any, y_pred: Any) -> Any:
+        if not _is_distribution(y_true, self._classes):
+            y_true = ops.one_hot(ops.reshape(ops.cast(y_true, "int32"), [-1]), self._classes)
+            y_true = y_true * (1.0 - self._smoothing) + self._smoothing / self._classes
+        if self._threshold is not None:
+            y_true = ops.cast(y_true > self._threshold, y_pred.dtype)
+        return ops.mean(ops.binary_crossentropy(y_true, y_pred, from_logits=True), axis=-1)
+
+
+LOSSES = ("cross_entropy", "bce")
+
+
+def create_loss(
+    name: str, classes: int, *, smoothing: float = 0.0, threshold: float | None = None
+) -> keras.losses.Loss:
+    """Builds a loss by name.
+
+    Args:
+        name: One of `LOSSES`.
+        classes: Number of classes.
+        smoothing: Label smoothing, 0..1.
+        threshold: Of "bce", see `BinaryCrossEntropy`.
+
+    Raises:
+        UserError: The name is unknown.
+    """
+    if name not in LOSSES:
+        raise unknown_name("loss", name, LOSSES)
+    return (
+        CrossEntropy(classes, smoothing)
+        if name == "cross_entropy"
+        else BinaryCrossEntropy(classes, smoothing, threshold)
+    )
 
 
 class Accuracy(keras.metrics.MeanMetricWrapper):

@@ -1,4 +1,4 @@
-"""Stochastic gradient descent with momentum, and two forms of weight decay.
+"""Optimizers by name, and two forms of weight decay.
 
 Decay acts on the kernels of convolutions and dense layers alone; scales and offsets of batch normalization and biases
 are left alone (Goyal et al. 2017, arXiv:1706.02677, section 5.3; He et al. 2019, arXiv:1812.01187).
@@ -18,7 +18,35 @@ MOMENTUM_FORMS = ("nesterov", "classical")
 DECAY_FORMS = ("l2", "decoupled")
 
 
-class L2SGD(keras.optimizers.SGD):
+class _AveragesUpdates:
+    """Averages weights once per update: Keras does at every step, accumulated ones that change no weight included."""
+
+    def _update_model_variables_moving_average(self, trainable_variables: Any) -> None:
+        average = super()._update_model_variables_moving_average
+        if not self.gradient_accumulation_steps:
+            average(trainable_variables)
+            return
+        is_update = keras.ops.equal((self._iterations + 1) % self.gradient_accumulation_steps, 0)
+        keras.ops.cond(is_update, lambda: average(trainable_variables), lambda: None)
+
+
+class SGD(_AveragesUpdates, keras.optimizers.SGD):
+    """Keras' SGD."""
+
+
+class AdamW(_AveragesUpdates, keras.optimizers.AdamW):
+    """Keras' AdamW (Loshchilov & Hutter 2019, arXiv:1711.05101)."""
+
+
+class Lamb(_AveragesUpdates, keras.optimizers.Lamb):
+    """Keras' LAMB (You et al. 2020, arXiv:1904.00962); its decay is decoupled, outside the trust ratio."""
+
+
+class Lion(_AveragesUpdates, keras.optimizers.Lion):
+    """Keras' Lion (Chen et al. 2023, arXiv:2302.06675)."""
+
+
+class L2SGD(SGD):
     """SGD whose gradient includes that of ½·l2·‖w‖² for every variable that decays."""
 
     def __init__(self, *, l2: float, **options: Any):
@@ -32,6 +60,11 @@ class L2SGD(keras.optimizers.SGD):
         super().update_step(gradient, variable, learning_rate)
 
 
+# Muon is not among them: Keras' one leaves everything but matrices to AdamW, and a ResNet has only the logits' kernel.
+ADAPTIVE = {"adamw": AdamW, "lamb": Lamb, "lion": Lion}
+OPTIMIZERS = ("sgd", *ADAPTIVE)
+
+
 def decays(variable: Any) -> bool:
     """Whether weight decay acts on a variable: kernels have two dimensions or more, scales and biases one."""
     return len(variable.shape) > 1
@@ -41,21 +74,27 @@ def create_optimizer(
     model: keras.Model,
     *,
     learning_rate: Any,
+    name: str = "sgd",
     momentum: float = 0.9,
     momentum_form: str = "nesterov",
     weight_decay: float = 0.0,
     decay_form: str = "l2",
+    clip_norm: float | None = None,
+    accumulate: int = 1,
     ema_decay: float = 0.0,
 ) -> keras.optimizers.Optimizer:
     """Builds the optimizer of a model.
 
     Args:
         model: The model; its variables must exist.
-        learning_rate: A number or a schedule.
-        momentum: The part of the last update that is kept, 0..1.
-        momentum_form: "nesterov" or "classical".
+        learning_rate: A number, or a schedule of updates.
+        name: One of `OPTIMIZERS`.
+        momentum: The part of the last update that is kept, 0..1; β₁ of the adaptive ones.
+        momentum_form: "nesterov" or "classical", of SGD.
         weight_decay: λ, at least 0.
-        decay_form: "l2" or "decoupled".
+        decay_form: "l2" or "decoupled", of SGD; the others decouple it.
+        clip_norm: The norm of all gradients together that they are scaled down to; None leaves them as they are.
+        accumulate: Steps whose gradients are averaged for one update.
         ema_decay: The part of the averaged weights that a step keeps; 0 keeps no average.
 
     Returns:
@@ -68,16 +107,20 @@ def create_optimizer(
         raise unknown_name("momentum form", momentum_form, MOMENTUM_FORMS)
     if decay_form not in DECAY_FORMS:
         raise unknown_name("decay form", decay_form, DECAY_FORMS)
-    options: dict[str, Any] = {
-        "learning_rate": learning_rate,
-        "momentum": momentum,
-        "nesterov": momentum_form == "nesterov",
-    }
+    if name not in OPTIMIZERS:
+        raise unknown_name("optimizer", name, OPTIMIZERS)
+    options: dict[str, Any] = {"learning_rate": learning_rate, "global_clipnorm": clip_norm}
+    if accumulate > 1:
+        options["gradient_accumulation_steps"] = accumulate
     if ema_decay:
         options |= {"use_ema": True, "ema_momentum": ema_decay}
-    if weight_decay and decay_form == "l2":
-        return L2SGD(l2=weight_decay, **options)
-    optimizer = keras.optimizers.SGD(weight_decay=weight_decay or None, **options)
+    if name in ADAPTIVE:
+        optimizer = ADAPTIVE[name](beta_1=momentum, weight_decay=weight_decay, **options)
+    else:
+        options |= {"momentum": momentum, "nesterov": momentum_form == "nesterov"}
+        if weight_decay and decay_form == "l2":
+            return L2SGD(l2=weight_decay, **options)
+        optimizer = SGD(weight_decay=weight_decay or None, **options)
     if weight_decay:
         optimizer.exclude_from_weight_decay([v for v in model.trainable_variables if not decays(v)])
     return optimizer

@@ -45,6 +45,11 @@ class Recipe:
 
     epochs: int = _setting(40, "passes over the training images", minimum=1)
     batch_size: int = _setting(64, "images per step", minimum=1)
+    optimizer: str = _setting("sgd", "what updates the weights", choices=("sgd", "adamw", "lamb", "lion"))
+    accumulate: int = _setting(1, "steps whose gradients are averaged for one update", minimum=1)
+    clip_norm: float | None = _setting(
+        None, "norm that all gradients together are scaled down to; default: none", kind=float, above=0.0
+    )
     learning_rate: float = _setting(0.1, "highest learning rate", above=0.0)
     schedule: str = _setting(
         "cosine",
@@ -54,10 +59,18 @@ class Recipe:
     warmup_epochs: float | None = _setting(
         None, "epochs of linear warm-up; default: a twentieth of the epochs", kind=float, minimum=0.0
     )
-    momentum: float = _setting(0.9, "momentum", minimum=0.0, below=1.0)
-    momentum_form: str = _setting("nesterov", "form of momentum", choices=("nesterov", "classical"))
+    momentum: float = _setting(0.9, "momentum; beta_1 of adamw, lamb and lion", minimum=0.0, below=1.0)
+    momentum_form: str = _setting("nesterov", "form of sgd's momentum", choices=("nesterov", "classical"))
     weight_decay: float = _setting(5e-4, "weight decay of kernels", minimum=0.0)
-    decay_form: str = _setting("l2", "in the gradient (the paper's), or beside it", choices=("l2", "decoupled"))
+    decay_form: str = _setting("l2", "sgd's: in the gradient, or beside it as the others'", choices=("l2", "decoupled"))
+    loss: str = _setting("cross_entropy", "loss; bce takes each class on its own", choices=("cross_entropy", "bce"))
+    target_threshold: float | None = _setting(
+        None,
+        "bce: mixed targets above it count as 1, others as 0; default: as they are",
+        kind=float,
+        minimum=0.0,
+        below=1.0,
+    )
     label_smoothing: float = _setting(0.0, "probability spread evenly over all classes", minimum=0.0, below=1.0)
     ema_decay: float = _setting(
         0.0, "part of the averaged weights that a step keeps; 0: no averaging", minimum=0.0, below=1.0
@@ -72,6 +85,8 @@ class Recipe:
         for field in dataclasses.fields(self):
             value = _checked(field, getattr(self, field.name))
             object.__setattr__(self, field.name, value)
+        if self.target_threshold is not None and self.loss != "bce":
+            raise UserError(f"target_threshold belongs to loss bce, got loss {self.loss}. Leave it out.")
         if self.warmup_epochs is not None and self.warmup_epochs > self.epochs:
             raise UserError(
                 f"warmup_epochs must be at most epochs ({self.epochs}), got {self.warmup_epochs:g}. Lower it."

@@ -38,7 +38,7 @@ from keras_resnet.training.checkpoints import (
     restore_newest,
 )
 from keras_resnet.training.fused_normalization import copy_weights, training_twin
-from keras_resnet.training.losses import Accuracy, CrossEntropy
+from keras_resnet.training.losses import Accuracy, create_loss
 from keras_resnet.training.optimizers import create_optimizer
 from keras_resnet.training.recipes import Recipe
 from keras_resnet.training.runs import RunDirectory, check_run, default_name, open_run
@@ -261,18 +261,27 @@ def compile_twin(twin: keras.Model, recipe: Recipe, *, steps: int, jit_compile: 
     """
     classes = twin.output_shape[-1]
     warmup_epochs = recipe.epochs / 20 if recipe.warmup_epochs is None else recipe.warmup_epochs
+    updates = steps * recipe.epochs // recipe.accumulate
+    if not updates:
+        raise UserError(
+            f"accumulate must be at most the steps of the training ({steps * recipe.epochs:,}), got "
+            f"{recipe.accumulate:,}. Lower it."
+        )
     optimizer = create_optimizer(
         twin,
         learning_rate=Schedule(
             name=recipe.schedule,
             learning_rate=recipe.learning_rate,
-            steps=steps * recipe.epochs,
-            warmup_steps=round(steps * warmup_epochs),
+            steps=updates,
+            warmup_steps=round(updates * warmup_epochs / recipe.epochs),
         ),
+        name=recipe.optimizer,
         momentum=recipe.momentum,
         momentum_form=recipe.momentum_form,
         weight_decay=recipe.weight_decay,
         decay_form=recipe.decay_form,
+        clip_norm=recipe.clip_norm,
+        accumulate=recipe.accumulate,
         ema_decay=recipe.ema_decay,
     )
     if recipe.precision == "mixed_float16":
@@ -280,7 +289,7 @@ def compile_twin(twin: keras.Model, recipe: Recipe, *, steps: int, jit_compile: 
     optimizer.build(twin.trainable_variables)
     twin.compile(
         optimizer=optimizer,
-        loss=CrossEntropy(classes, recipe.label_smoothing),
+        loss=create_loss(recipe.loss, classes, smoothing=recipe.label_smoothing, threshold=recipe.target_threshold),
         metrics=[Accuracy(classes)],
         auto_scale_loss=False,
         jit_compile=jit_compile,

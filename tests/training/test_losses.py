@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_resnet.training.losses import Accuracy, CrossEntropy
+from keras_resnet.training.losses import Accuracy, BinaryCrossEntropy, CrossEntropy
 
 LABELS = np.array([0, 3, 2, 2, 1], np.int32)
 LOGITS = np.random.default_rng(0).normal(0, 3, (5, 4)).astype(np.float32)
@@ -31,3 +31,18 @@ def test_the_accuracy_is_that_of_keras_and_takes_the_largest_of_mixed_targets():
     accuracy.reset_state()
     accuracy.update_state(MIXED, LOGITS)
     assert float(accuracy.result()) == pytest.approx(np.mean(LOGITS.argmax(1) == MIXED.argmax(1)))
+
+
+def test_bce_is_that_of_pytorch_as_timm_writes_it():
+    torch = pytest.importorskip("torch")
+    binary = torch.nn.functional.binary_cross_entropy_with_logits
+    logits = torch.from_numpy(LOGITS)
+    smoothed = np.eye(4, dtype=np.float32)[LABELS] * 0.9 + 0.1 / 4
+    for loss, given, targets in (
+        (BinaryCrossEntropy(4), LABELS, np.eye(4, dtype=np.float32)[LABELS]),
+        (BinaryCrossEntropy(4, 0.1), LABELS, smoothed),
+        (BinaryCrossEntropy(4), MIXED, MIXED),
+        (BinaryCrossEntropy(4, threshold=0.2), MIXED, (MIXED > 0.2).astype(np.float32)),
+    ):
+        expected = float(binary(logits, torch.from_numpy(targets)))
+        assert float(loss(given, LOGITS)) == pytest.approx(expected, rel=1e-6)

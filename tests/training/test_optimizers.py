@@ -4,7 +4,7 @@ import pytest
 
 from keras_resnet.errors import UserError
 from keras_resnet.models.resnet import build_model
-from keras_resnet.training.optimizers import create_optimizer, decays
+from keras_resnet.training.optimizers import ADAPTIVE, OPTIMIZERS, create_optimizer, decays
 
 
 @pytest.fixture(scope="module")
@@ -63,3 +63,49 @@ def test_nesterov_looks_ahead(model):
 def test_unknown_forms_are_refused(model, option):
     with pytest.raises(UserError, match="Unknown"):
         create_optimizer(model, learning_rate=0.1, **{option: "nestrov"})
+
+
+@pytest.mark.parametrize("name", ADAPTIVE)
+def test_adaptive_optimizers_are_keras_with_decay_on_kernels_alone(model, name):
+    after = one_step(model, gradient=0.0, name=name, weight_decay=0.5)
+    for path, values in after.items():  # 1 - 0.1 · 0.5 · 1; float32
+        np.testing.assert_allclose(values, 0.95 if path.endswith("kernel") else 1.0, rtol=1e-6)
+    moved = one_step(model, gradient=0.5, name=name, momentum=0.8)
+    reference = ADAPTIVE[name](0.1, beta_1=0.8, weight_decay=0.0)
+    model.set_weights([np.ones(w.shape, "float32") for w in model.get_weights()])
+    reference.build(model.trainable_variables)
+    reference.apply([keras.ops.full(v.shape, 0.5) for v in model.trainable_variables])
+    for variable in model.trainable_variables:
+        np.testing.assert_array_equal(moved[variable.path], np.asarray(variable))
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_accumulated_steps_equal_one_step_of_the_large_batch(name):
+    random = np.random.default_rng(0)
+    x, y = random.normal(size=(24, 5)).astype("float32"), random.integers(0, 3, 24)
+    ends = []
+    for batch, accumulate in ((24, 1), (6, 4)):
+        keras.utils.set_random_seed(0)
+        toy = keras.Sequential([keras.Input((5,)), keras.layers.Dense(4, activation="tanh"), keras.layers.Dense(3)])
+        options = {"weight_decay": 0.1, "clip_norm": 0.5, "accumulate": accumulate, "ema_decay": 0.9}
+        optimizer = create_optimizer(toy, learning_rate=0.05, name=name, **options)
+        toy.compile(optimizer, keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+        toy.fit(x, y, batch_size=batch, epochs=3, shuffle=False, verbose=0)
+        assert int(optimizer.iterations) == 3
+        ends.append(toy.get_weights())
+    for large, small in zip(*ends, strict=True):
+        # The same sums in another order; Lion takes the sign of its update, which such an error could turn only at 0.
+        np.testing.assert_allclose(small, large, atol=1e-5)
+
+
+def test_gradients_are_scaled_down_to_their_norm_together(model):
+    free = one_step(model, gradient=1.0, momentum_form="classical")
+    clipped = one_step(model, gradient=1.0, momentum_form="classical", clip_norm=1.0)
+    norm = np.sqrt(sum(values.size for values in free.values()))
+    for path, values in clipped.items():
+        np.testing.assert_allclose(1 - values, (1 - free[path]) / norm, rtol=1e-3)  # float32 near 1
+
+
+def test_an_unknown_optimizer_is_refused(model):
+    with pytest.raises(UserError, match=r"Unknown optimizer 'adam'. Closest: 'adamw'"):
+        create_optimizer(model, learning_rate=0.1, name="adam")

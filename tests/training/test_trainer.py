@@ -23,7 +23,8 @@ EPOCHS, STEPS = 4, 3
 
 @pytest.fixture(scope="module")
 def recipe(tiny_data):
-    # Everything that has a state: dropout's and stochastic depth's generators, momentum, averages, a schedule.
+    # Everything that has a state: dropout's and stochastic depth's generators, both moments of the optimizer, gradients
+    # that wait for the next epoch (three steps each, two to an update), averages, a schedule.
     return Recipe(
         dataset=tiny_data,
         epochs=EPOCHS,
@@ -34,6 +35,9 @@ def recipe(tiny_data):
         stochastic_depth_rate=0.3,
         ema_decay=0.5,
         label_smoothing=0.1,
+        optimizer="adamw",
+        accumulate=2,
+        clip_norm=1.0,
         augmentation="crop,mixup:0.4",
         seed=3,
     )
@@ -253,6 +257,27 @@ def test_settings_may_change_while_no_epoch_is_complete(recipe, tmp_path, monkey
     with pytest.raises(KeyboardInterrupt):
         train(lower, **places)
     assert json.loads((tmp_path / "w" / "recipe.json").read_text())["settings"]["learning_rate"] == 0.01
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"optimizer": "lamb", "loss": "bce", "target_threshold": 0.2},
+        {"optimizer": "lion", "learning_rate": 1e-3, "augmentation": "none"},
+        {"optimizer": "sgd", "precision": "mixed_float16"},
+    ],
+)
+def test_other_optimizers_and_losses_train(recipe, tmp_path, options):
+    chosen = dataclasses.replace(recipe, **{"epochs": 2, **options})
+    result = train(chosen, runs=tmp_path, saved_models=tmp_path / "s", name="o", report=lambda line: None)
+    rows = metrics(result.path)
+    assert len(rows) == 2
+    assert all(np.isfinite(float(row["loss"])) for row in rows)
+
+
+def test_more_steps_cannot_be_accumulated_than_there_are(recipe, tmp_path):
+    with pytest.raises(UserError, match=r"accumulate must be at most the steps of the training \(12\), got 13"):
+        train(dataclasses.replace(recipe, accumulate=13), runs=tmp_path, saved_models=tmp_path, name="x")
 
 
 def test_a_batch_must_fit_the_data(recipe, tmp_path):
