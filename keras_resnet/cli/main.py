@@ -12,6 +12,7 @@ VERBS = {
     "convert": ("keras_resnet.cli.convert:main", "weights of PyTorch or keras.applications to .keras, and back"),
     "explain": ("keras_resnet.cli.explain:main", "heat maps of where a network finds its evidence, scored"),
     "models": ("keras_resnet.cli.models:main", "what networks there are and what each costs"),
+    "recipes": ("keras_resnet.cli.recipes:main", "what recipes there are, their settings and published results"),
     "plot": ("keras_resnet.cli.plot:main", "a network's stages as a picture"),
     "benchmark": ("keras_resnet.cli.benchmark:main", "images per second of input and training"),
 }

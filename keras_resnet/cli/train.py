@@ -13,6 +13,7 @@ from keras_resnet.cli import script
 from keras_resnet.errors import UserError
 from keras_resnet.models.registry import get_config
 from keras_resnet.storage import append_row
+from keras_resnet.training.named_recipes import RECIPES, get_named_recipe
 from keras_resnet.training.recipes import Recipe, load_settings, setting_kind
 from keras_resnet.training.runs import RunDirectory, default_name
 
@@ -25,7 +26,7 @@ def build_parser() -> script.Parser:
         "The same command again resumes a run that was interrupted.",
     )
     run = parser.add_argument_group("run")
-    run.add_argument("--recipe", metavar="FILE.json", help="settings to start from; flags override them")
+    run.add_argument("--recipe", metavar="NAME|FILE.json", help="settings to start from; flags override them")
     run.add_argument("--name", help="name of the run; default: data set, model and seed")
     run.add_argument("--runs", metavar="FOLDER", default="runs", help="folder of the run directories")
     run.add_argument("--saved-models", metavar="FOLDER", default="saved_models", help="folder of the exported models")
@@ -134,7 +135,8 @@ def _train(arguments: argparse.Namespace, given: list[str]) -> int:
 def _recipe(arguments: argparse.Namespace) -> Recipe:
     settings = {}
     if arguments.recipe:
-        settings = load_settings(arguments.recipe)
+        is_name = arguments.recipe in RECIPES or not Path(arguments.recipe).suffix
+        settings = get_named_recipe(arguments.recipe).settings if is_name else load_settings(arguments.recipe)
     elif arguments.resume and arguments.name:
         # `--resume --name NAME` needs no more: the run knows its settings.
         stored = RunDirectory(Path(arguments.runs) / arguments.name).recipe

@@ -37,6 +37,12 @@ class Recipe:
     )
 
     model: str = _setting("resnet8", "network, a name of the model table")
+    last_gamma: str | None = _setting(
+        None,
+        "initial scale of each block's last normalization; default: the network's own",
+        kind=str,
+        choices=("ones", "zeros"),
+    )
     weights: str | None = _setting(None, "weights to start from; default: random", kind=str)
     drop_rate: float = _setting(0.0, "dropout before the logits", minimum=0.0, below=1.0)
     stochastic_depth_rate: float = _setting(
@@ -53,9 +59,12 @@ class Recipe:
     learning_rate: float = _setting(0.1, "highest learning rate", above=0.0)
     schedule: str = _setting(
         "cosine",
-        "course of the learning rate; step divides it by 10 at 50 %% and at 75 %%",
+        "course of the learning rate",
         choices=("cosine", "step", "constant"),
     )
+    milestones: str = _setting("0.5,0.75", "parts of the training after which schedule step lowers the rate")
+    decay_factor: float = _setting(0.1, "what schedule step multiplies the rate by", above=0.0, below=1.0)
+    final_learning_rate: float = _setting(0.0, "where schedule cosine ends", minimum=0.0)
     warmup_epochs: float | None = _setting(
         None, "epochs of linear warm-up; default: a twentieth of the epochs", kind=float, minimum=0.0
     )
@@ -85,6 +94,12 @@ class Recipe:
         for field in dataclasses.fields(self):
             value = _checked(field, getattr(self, field.name))
             object.__setattr__(self, field.name, value)
+        parse_milestones(self.milestones)
+        if self.final_learning_rate > self.learning_rate:
+            raise UserError(
+                f"final_learning_rate must be at most learning_rate ({self.learning_rate:g}), got "
+                f"{self.final_learning_rate:g}. Lower it."
+            )
         if self.target_threshold is not None and self.loss != "bce":
             raise UserError(f"target_threshold belongs to loss bce, got loss {self.loss}. Leave it out.")
         if self.warmup_epochs is not None and self.warmup_epochs > self.epochs:
@@ -110,6 +125,17 @@ class Recipe:
             if key not in names:
                 raise unknown_name("recipe key", key, names)
         return cls(**settings)
+
+
+def parse_milestones(text: str) -> tuple[float, ...]:
+    """Reads "0.5,0.75": parts of a training, ascending, between 0 and 1."""
+    try:
+        parts = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        parts = (0.0,)
+    if not all(0 < part < 1 for part in parts) or list(parts) != sorted(set(parts)):
+        raise UserError(f"milestones must be ascending numbers between 0 and 1, as 0.5,0.75, got {text!r}.")
+    return parts
 
 
 def load_settings(path: str | os.PathLike[str]) -> dict[str, Any]:

@@ -190,7 +190,8 @@ def _check_same(run: RunDirectory, recipe: Recipe, dataset: Mapping[str, Any], r
     stored = read_json(run.recipe)
     if not isinstance(stored, dict) or not isinstance(stored.get("settings"), dict):
         raise UserError(f"{run.recipe} is not a run's recipe. Choose another --name or --overwrite the run.")
-    before, now = stored["settings"], recipe.to_dict()
+    # A setting that the run does not know is younger than it: it was trained as the default says.
+    before, now = Recipe().to_dict() | stored["settings"], recipe.to_dict()
     differences = [
         f"{key} was {before.get(key)!r}, is {now.get(key)!r}"
         for key in sorted(before.keys() | now.keys())

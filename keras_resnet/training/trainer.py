@@ -40,7 +40,7 @@ from keras_resnet.training.checkpoints import (
 from keras_resnet.training.fused_normalization import copy_weights, training_twin
 from keras_resnet.training.losses import Accuracy, create_loss
 from keras_resnet.training.optimizers import create_optimizer
-from keras_resnet.training.recipes import Recipe
+from keras_resnet.training.recipes import Recipe, parse_milestones
 from keras_resnet.training.runs import RunDirectory, check_run, default_name, open_run
 from keras_resnet.training.schedules import Schedule
 from keras_resnet.weights.loading import learnt_preprocessing
@@ -120,10 +120,9 @@ def train(
         bad_images=recipe.bad_images,
     )
     if recipe.batch_size > len(data.train):
-        raise UserError(
-            f"batch_size must be at most the number of training images ({len(data.train):,}), "
-            f"got {recipe.batch_size:,}. Lower it."
-        )
+        lowered = len(data.train) - len(data.train) % strategy.num_replicas_in_sync
+        report(f"batch_size {recipe.batch_size:,} is lowered to {lowered:,}: there are no more training images.")
+        recipe = dataclasses.replace(recipe, batch_size=lowered)
     steps = steps_per_epoch(data.train, recipe.batch_size)
     augmentation = data.augmentation if recipe.augmentation == "default" else recipe.augmentation
     parse_augmentation(augmentation)
@@ -219,13 +218,17 @@ def create_network(recipe: Recipe, data: "DatasetSpec") -> tuple[keras.Model, Pr
         The network, which returns logits, and its preprocessing.
     """
     height, width, channels = data.image_shape
-    rates = {"drop_rate": recipe.drop_rate, "stochastic_depth_rate": recipe.stochastic_depth_rate}
+    options = {
+        "drop_rate": recipe.drop_rate,
+        "stochastic_depth_rate": recipe.stochastic_depth_rate,
+        "last_gamma": recipe.last_gamma,
+    }
     model = create_model(
         recipe.model,
         num_classes=len(data.labels),
         input_shape=(height, width, channels),
         weights=recipe.weights,
-        **{option: rate for option, rate in rates.items() if rate},
+        **{option: value for option, value in options.items() if value},
     )
     preprocessing = Preprocessing(
         height=height,
@@ -274,6 +277,9 @@ def compile_twin(twin: keras.Model, recipe: Recipe, *, steps: int, jit_compile: 
             learning_rate=recipe.learning_rate,
             steps=updates,
             warmup_steps=round(updates * warmup_epochs / recipe.epochs),
+            milestones=parse_milestones(recipe.milestones),
+            decay_factor=recipe.decay_factor,
+            final_learning_rate=recipe.final_learning_rate,
         ),
         name=recipe.optimizer,
         momentum=recipe.momentum,

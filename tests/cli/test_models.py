@@ -37,3 +37,19 @@ def test_mistakes_are_answered_in_one_line(tmp_path, capsys):
         error = capsys.readouterr().err
         assert words in error
         assert error.count("\n") == 1
+
+
+def test_recipes_are_listed_and_shown(capsys):
+    assert keras_resnet.main(["recipes"]) == 0
+    shown = capsys.readouterr().out
+    assert "he2015" in shown
+    assert "91.25 %" in shown
+    assert keras_resnet.main(["recipes", "wrn"]) == 0
+    shown = capsys.readouterr().out
+    assert "arXiv:1605.07146" in shown
+    assert "* decay_factor           0.2" in shown
+    assert "  momentum_form          nesterov" in shown
+    assert keras_resnet.main(["recipes", "wrn", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["settings"]["milestones"] == "0.3,0.6,0.8"
+    assert keras_resnet.main(["recipes", "wnr"]) == 2
+    assert "Closest: 'wrn'" in capsys.readouterr().err

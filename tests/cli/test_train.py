@@ -35,7 +35,7 @@ def test_every_setting_is_a_flag():
         (["--recipe", "absent.json"], "Cannot read the recipe absent.json"),
         (["--name", "a/b"], "A run's name is the name of one folder"),
         (["--resume"], "There is no run to resume at"),
-        (["--batch-size", "5000"], "batch_size must be at most the number of training images"),
+        (["--recipe", "he2051"], "Unknown recipe 'he2051'. Closest: 'he2016', 'he2015'"),
         (["--augmentation", "crp"], "'crp'. Closest: 'crop'"),
         (["--devices", "one_gpu"], "needs a GPU"),
     ],
@@ -175,3 +175,16 @@ def test_a_signal_leaves_a_run_that_goes_on(number, code, tmp_path, tiny_data):
     assert "Run it again and it resumes: python train.py --dataset" in err
     assert sorted((tmp_path / "r" / "checkpoints").glob("*.npz"))
     assert not list(tmp_path.rglob("*.tmp-*"))
+
+
+def test_a_recipe_is_named_and_its_flags_override_it(tiny_data, tmp_path, capsys):
+    folders = ["--runs", str(tmp_path / "runs"), "--saved-models", str(tmp_path / "s"), "--name", "r"]
+    small = ["--dataset", tiny_data, "--model", "resnet8", "--epochs", "1", "--batch-size", "32"]
+    assert train.main(["--recipe", "he2015", *small, *folders]) == 0
+    settings = json.loads((tmp_path / "runs" / "r" / "recipe.json").read_text())["settings"]
+    assert (settings["schedule"], settings["weight_decay"], settings["epochs"]) == ("step", 1e-4, 1)
+    assert train.main(["--recipe", "he2051", *folders]) == 2
+    assert "Unknown recipe 'he2051'. Closest: 'he2016', 'he2015'" in capsys.readouterr().err
+    # A warm-up longer than the run is refused, not shortened in silence.
+    assert train.main(["--recipe", "imagenet_90", "--epochs", "1", *folders]) == 2
+    assert "warmup_epochs must be at most epochs (1), got 5" in capsys.readouterr().err

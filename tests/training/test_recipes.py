@@ -6,7 +6,9 @@ import sys
 import pytest
 
 from keras_resnet.errors import UserError
-from keras_resnet.training.recipes import Recipe, load_settings
+from keras_resnet.models.registry import REGISTRY
+from keras_resnet.training.named_recipes import RECIPES
+from keras_resnet.training.recipes import Recipe, load_settings, parse_milestones
 
 
 def test_a_recipe_survives_json():
@@ -61,3 +63,32 @@ def test_bad_recipe_files_are_refused_by_name(tmp_path, content):
 def test_recipes_need_no_tensorflow():
     code = "import sys, keras_resnet.training.recipes; assert not {'tensorflow', 'keras', 'sklearn'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_named_recipe_is_valid_and_of_a_network(name):
+    recipe = Recipe.from_dict(RECIPES[name].settings)
+    assert recipe.model in REGISTRY
+    assert recipe.to_dict() | RECIPES[name].settings == recipe.to_dict()
+    # A publication is named with what it reports.
+    assert bool(RECIPES[name].source) == bool(RECIPES[name].result)
+
+
+def test_the_papers_steps_are_the_recipes():
+    he, wrn, goyal = (Recipe.from_dict(RECIPES[name].settings) for name in ("he2015", "wrn", "imagenet_90"))
+    assert abs(he.epochs * (45_000 // he.batch_size) - 64_000) < 45_000 // he.batch_size
+    assert [round(part * wrn.epochs) for part in parse_milestones(wrn.milestones)] == [60, 120, 160]
+    assert [round(part * goyal.epochs) for part in parse_milestones(goyal.milestones)] == [30, 60, 80]
+
+
+@pytest.mark.parametrize("text", ["", "0.5,0.5", "0.7,0.3", "0,0.5", "0.5,1", "half", "0.5;0.75"])
+def test_wrong_milestones_are_refused(text):
+    with pytest.raises(UserError, match="milestones must be ascending"):
+        Recipe(milestones=text)
+
+
+def test_settings_that_contradict_each_other_are_refused():
+    with pytest.raises(UserError, match="target_threshold belongs to loss bce"):
+        Recipe(target_threshold=0.2)
+    with pytest.raises(UserError, match="final_learning_rate must be at most"):
+        Recipe(learning_rate=0.1, final_learning_rate=0.2)

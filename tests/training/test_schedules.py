@@ -39,3 +39,17 @@ def test_a_schedule_is_rebuilt_from_its_config():
 def test_an_unknown_name_is_refused():
     with pytest.raises(UserError, match="Closest: 'cosine'"):
         Schedule(name="cosin", learning_rate=0.1, steps=1)
+
+
+def test_milestones_and_final_rate():
+    step = Schedule(name="step", learning_rate=1.0, steps=100, milestones=(0.3, 0.6, 0.8), decay_factor=0.2)
+    np.testing.assert_allclose(
+        [float(step(at)) for at in (0, 29, 30, 59, 60, 79, 80, 99)],
+        [1, 1, 0.2, 0.2, 0.04, 0.04, 0.008, 0.008],
+        rtol=1e-6,
+    )
+    cosine = Schedule(name="cosine", learning_rate=0.5, steps=100, final_learning_rate=0.1)
+    assert float(cosine(0)) == pytest.approx(0.5)
+    assert float(cosine(50)) == pytest.approx(0.3)
+    assert float(cosine(100)) == pytest.approx(0.1)
+    assert Schedule.from_config(step.get_config()).milestones == (0.3, 0.6, 0.8)

@@ -280,10 +280,14 @@ def test_more_steps_cannot_be_accumulated_than_there_are(recipe, tmp_path):
         train(dataclasses.replace(recipe, accumulate=13), runs=tmp_path, saved_models=tmp_path, name="x")
 
 
-def test_a_batch_must_fit_the_data(recipe, tmp_path):
-    large = Recipe.from_dict({**recipe.to_dict(), "batch_size": 1000})
-    with pytest.raises(UserError, match="batch_size must be at most the number of training images"):
-        train(large, runs=tmp_path, saved_models=tmp_path)
+def test_a_batch_larger_than_the_data_is_lowered_and_said(recipe, tmp_path):
+    lines = []
+    large = dataclasses.replace(recipe, batch_size=10**6, epochs=1, accumulate=1)
+    result = train(large, runs=tmp_path, saved_models=tmp_path / "s", name="large", report=lines.append)
+    said = next(line for line in lines if "lowered" in line)
+    stored = json.loads((result.path / "recipe.json").read_text())
+    assert stored["settings"]["batch_size"] == stored["dataset"]["training_images"]
+    assert said.startswith("batch_size 1,000,000 is lowered to ")
 
 
 def test_a_full_disk_is_noticed_before_training(recipe, tmp_path, monkeypatch):
@@ -342,6 +346,14 @@ def test_devices_are_chosen_before_data_is_read(recipe, tmp_path, monkeypatch):
     for name in ("create_strategy", "load_source"):
         original = getattr(trainer, name)
         monkeypatch.setattr(trainer, name, lambda *a, name=name, f=original, **k: order.append(name) or f(*a, **k))
-    with pytest.raises(UserError, match="at most the number of training images"):
-        train(dataclasses.replace(recipe, batch_size=10**6), runs=tmp_path, saved_models=tmp_path, name="x")
+    with pytest.raises(UserError, match="accumulate must be at most"):
+        train(dataclasses.replace(recipe, accumulate=10**6), runs=tmp_path, saved_models=tmp_path, name="x")
     assert order == ["create_strategy", "load_source"]
+
+
+def test_a_run_from_before_a_setting_was_there_resumes(recipe, interrupted):
+    stored = json.loads((interrupted["runs"] / "r" / "recipe.json").read_text())
+    for name in ("final_learning_rate", "milestones"):
+        assert stored["settings"].pop(name) == getattr(Recipe(), name)
+    (interrupted["runs"] / "r" / "recipe.json").write_text(json.dumps(stored))
+    assert train(recipe, **interrupted).best_epoch

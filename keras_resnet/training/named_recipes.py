@@ -1,0 +1,111 @@
+"""Recipes by name: the settings of a publication, and what it reports for them. Plain data; imports no TensorFlow.
+
+A setting that is not named here has `Recipe`'s default. Data set and sizes belong to whoever trains; `model` is the
+network that the published result is of. `differences` says where a recipe is not the publication's, and how.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from keras_resnet.errors import unknown_name
+
+
+@dataclass(frozen=True)
+class NamedRecipe:
+    """One row of the table.
+
+    Attributes:
+        settings: Setting → value, as `Recipe` takes them.
+        source: The publication and the place in it; "" for the project's own.
+        result: What it reports; "" where it reports nothing of the kind.
+        differences: Where this is not the publication's; "" where it is.
+    """
+
+    settings: dict[str, Any] = field(default_factory=dict)
+    source: str = ""
+    result: str = ""
+    differences: str = ""
+
+
+_CIFAR = {
+    "batch_size": 128,
+    "learning_rate": 0.1,
+    "schedule": "step",
+    "weight_decay": 1e-4,
+    "decay_form": "l2",
+    "augmentation": "crop_flip",
+}
+_IMAGENET = {
+    "image_size": 224,
+    "resize": "crop",
+    "crop_fraction": 0.875,
+    "augmentation": "inception_crop_flip",
+    "batch_size": 256,
+    "learning_rate": 0.1,
+    "warmup_epochs": 5.0,
+    "weight_decay": 1e-4,
+    "decay_form": "l2",
+    "last_gamma": "zeros",
+}
+RECIPES: dict[str, NamedRecipe] = {
+    "quick": NamedRecipe(),
+    "he2015": NamedRecipe(
+        {**_CIFAR, "model": "resnet20", "epochs": 182, "warmup_epochs": 0.0, "momentum_form": "classical"},
+        "He et al. 2015, arXiv:1512.03385, section 4.2 (CIFAR-10)",
+        "91.25 % test accuracy (ResNet-32 92.49, ResNet-44 92.83, ResNet-56 93.03)",
+        "182 epochs are the 64,000 steps of 45,000 training images; ResNet-110 needs warmup_epochs 1",
+    ),
+    "he2016": NamedRecipe(
+        {**_CIFAR, "model": "resnetv2_164", "epochs": 182, "warmup_epochs": 1.0, "momentum_form": "classical"},
+        "He et al. 2016, arXiv:1603.05027, section 5 (CIFAR-10)",
+        "94.54 % test accuracy (ResNet-1001 95.08)",
+        "the rate rises from 0 over one epoch; the publication's is 0.01 for 400 steps",
+    ),
+    "wrn": NamedRecipe(
+        {
+            **_CIFAR,
+            "model": "wrn_28_10",
+            "epochs": 200,
+            "warmup_epochs": 0.0,
+            "milestones": "0.3,0.6,0.8",
+            "decay_factor": 0.2,
+            "weight_decay": 5e-4,
+        },
+        "Zagoruyko & Komodakis 2016, arXiv:1605.07146, section 3 (CIFAR-10)",
+        "96.00 % test accuracy (96.11 with dropout 0.3 inside the blocks)",
+    ),
+    "imagenet_90": NamedRecipe(
+        {
+            **_IMAGENET,
+            "model": "resnet50",
+            "epochs": 90,
+            "schedule": "step",
+            "milestones": "0.33333,0.66667,0.88889",
+        },
+        "Goyal et al. 2017, arXiv:1706.02677, section 5.1 (ImageNet)",
+        "76.40 % validation accuracy, centre crop of 224",
+        "for another batch size multiply learning_rate by batch_size / 256",
+    ),
+    "bag_of_tricks": NamedRecipe(
+        {
+            **_IMAGENET,
+            "model": "resnet50d",
+            "epochs": 200,
+            "batch_size": 1024,
+            "learning_rate": 0.4,
+            "schedule": "cosine",
+            "label_smoothing": 0.1,
+            "augmentation": "inception_crop_flip,mixup:0.2",
+        },
+        "He et al. 2019, arXiv:1812.01187, section 5, Table 6 (ImageNet)",
+        "79.15 % validation accuracy, without distillation",
+        "without the publication's colour jitter and PCA noise",
+    ),
+}
+
+
+def get_named_recipe(name: str) -> NamedRecipe:
+    """Looks a recipe up by name; UserError with the closest names where there is none."""
+    if name not in RECIPES:
+        raise unknown_name("recipe", name, RECIPES)
+    return RECIPES[name]
