@@ -4,12 +4,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_resnet.data.augmentation import (
-    AUGMENTATIONS,
-    parse_augmentation,
-    random_crop,
-    random_resized_crop,
-)
+from keras_resnet.data.augmentation import AUGMENTATIONS, parse_augmentation
+from keras_resnet.data.augmentation_steps import random_crop, random_erasing, random_flip, random_resized_crop
 from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.data.transforms import resize_image
 from keras_resnet.errors import UserError
@@ -124,6 +120,39 @@ def test_cutmix_pastes_one_rectangle_and_counts_its_pixels():
     assert abs(np.mean(shares) - 0.321) < 0.06
 
 
+def test_flip_mirrors_every_other_image():
+    image = numbered(1)[0]
+    images = np.repeat(image[None], 300, axis=0)
+    flipped = random_flip(tf.constant(images), tf.constant([1, 2])).numpy()
+    is_mirror = (flipped == image[:, ::-1]).all(axis=(1, 2, 3))
+    np.testing.assert_array_equal(flipped[~is_mirror], images[~is_mirror])
+    assert 0.38 < is_mirror.mean() < 0.62  # 300 draws: a standard deviation of 0.03
+
+
+def test_erasing_fills_one_rectangle_of_the_papers_sizes():
+    images = tf.fill([400, 40, 50, 3], tf.constant(255, tf.uint8))
+    erased = random_erasing(images, tf.constant([5, 6]), probability=0.5).numpy()
+    assert erased.dtype == np.uint8
+    changed = (erased != 255).any(axis=-1)  # all three channels stay white with 6e-8
+    which = changed.any(axis=(1, 2))
+    assert 0.4 < which.mean() < 0.6  # 400 draws: a standard deviation of 0.025
+    areas, aspects = [], []
+    for mask in changed[which]:
+        rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+        height, width = np.ptp(rows) + 1, np.ptp(columns) + 1
+        assert mask.sum() == height * width
+        areas.append(height * width / 2000)
+        aspects.append(height / width)
+    # Rounded sides of at least 4 pixels are off by an eighth at most.
+    assert 0.015 < min(areas) < 0.05
+    assert 0.3 < max(areas) < 0.45
+    assert 0.25 < min(aspects) < 0.5
+    assert 2 < max(aspects) < 3.8
+    noise = erased[changed]
+    assert abs(noise.mean() - 127.5) < 2
+    np.testing.assert_array_equal(random_erasing(images, tf.constant([5, 6]), probability=0.0), images)
+
+
 def test_steps_compose_in_order_and_the_first_keeps_its_seed():
     images = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), np.uint8)
     cropped, _ = augmented("crop_flip", images, [8, 9])
@@ -146,6 +175,7 @@ def test_steps_compose_in_order_and_the_first_keeps_its_seed():
         ("mixup:beta=1", "'beta'"),
         ("mixup:1:2", "takes at most 1 .alpha. options, got 2"),
         ("crop:3", "takes none"),
+        ("erase:1.5", "probability of the augmentation erase must be a number from 0 to 1"),
         ("crop,inception_crop_flip", "inception_crop_flip .* must come first"),
     ],
 )
