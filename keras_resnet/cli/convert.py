@@ -6,14 +6,13 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from keras_resnet.choices import HEADS, NAMINGS
 from keras_resnet.cli import script
 from keras_resnet.errors import UserError
 from keras_resnet.models.registry import get_config
 
 # What --to stands for. The suffix of the output alone decides where the flag is left out.
 TARGETS = {"keras": (".keras",), "torch": (".pth", ".th", ".pt", ".bin", ".safetensors")}
-HEADS = ("auto", "new")
-NAMINGS = ("torchvision", "timm_v2", "cifar", "wide")
 
 
 def build_parser() -> script.Parser:

@@ -5,13 +5,12 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from keras_resnet.choices import BAD_IMAGES, SPLITS
 from keras_resnet.cli import script
 from keras_resnet.cli.examples import dataset_name, load_examples, settings_of_run
 from keras_resnet.errors import UserError
 from keras_resnet.progress import Progress
 from keras_resnet.storage import write_json
-
-SPLITS = ("train", "validation", "test")
 
 
 def build_parser() -> script.Parser:
@@ -22,7 +21,7 @@ def build_parser() -> script.Parser:
     parser.add_argument("--data-dir", metavar="FOLDER", help="folder of the data set")
     parser.add_argument("--split", choices=SPLITS, default="test", help="which examples")
     parser.add_argument("--batch-size", type=script.positive_int, default=128, help="examples at a time")
-    parser.add_argument("--bad-images", choices=("stop", "skip"), default="stop", help="unreadable images")
+    parser.add_argument("--bad-images", choices=BAD_IMAGES, default="stop", help="unreadable images")
     parser.add_argument("--seed", type=int, default=0, help="seed of the split, for data sets that have none")
     parser.add_argument(
         "--output", metavar="FILE.json", help="where to write the metrics; default: evaluation.json in the run"

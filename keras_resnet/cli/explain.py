@@ -8,15 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from keras_resnet import provenance
+from keras_resnet.choices import COMBINATIONS, MAXIMIZE, SMOOTHINGS, SPLITS
 from keras_resnet.cli import script
 from keras_resnet.cli.examples import dataset_name, load_examples
 from keras_resnet.errors import UserError
 from keras_resnet.progress import Progress
 from keras_resnet.storage import append_row, check_writable, write_text
-
-MAXIMIZE = "activation_maximization"
-SMOOTHINGS = ("none", "flips", "flips+scales")
-COMBINATIONS = ("mean", "max", "product")
 
 
 def build_parser() -> script.Parser:
@@ -63,7 +60,7 @@ def build_parser() -> script.Parser:
     scores.add_argument("--gallery", action="store_true", help="one HTML page: what the model looks at")
     scores.add_argument("--dataset", help="examples to score or show; default: those that the run was trained on")
     scores.add_argument("--data-dir", metavar="FOLDER", help="folder of the data set")
-    scores.add_argument("--split", choices=("train", "validation", "test"), default="test", help="which examples")
+    scores.add_argument("--split", choices=SPLITS, default="test", help="which examples")
     scores.add_argument(
         "--limit", type=script.positive_int, default=128, metavar="N", help="examples to score, spread over the split"
     )

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from keras_resnet.archives import DAMAGED_ARCHIVE, check_sizes
+from keras_resnet.choices import BAD_IMAGES
 from keras_resnet.data.dataset import DatasetSpec, arrays_fingerprint, channel_statistics
 from keras_resnet.data.splits import ArraySplit, hold_out
 from keras_resnet.errors import UserError, unknown_name
@@ -75,8 +76,8 @@ def load_source(
             raise UserError(f"A folder of images is written folder:PATH, got {name!r}. Use 'folder:{name}'.")
         raise unknown_name("data source", name, SOURCES)
     source = SOURCES[head]
-    if bad_images not in ("stop", "skip"):
-        raise unknown_name("choice for bad images", bad_images, ("stop", "skip"))
+    if bad_images not in BAD_IMAGES:
+        raise unknown_name("choice for bad images", bad_images, BAD_IMAGES)
     is_whole = isinstance(image_size, int) and not isinstance(image_size, bool)
     if image_size is not None and not (is_whole and 1 <= image_size <= MAX_IMAGE_SIZE):
         raise UserError(

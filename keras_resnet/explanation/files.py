@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from keras_resnet.artifact import Artifact
+from keras_resnet.choices import MAXIMIZE
 from keras_resnet.data.transforms import preprocess
 from keras_resnet.errors import UserError
 from keras_resnet.explanation.classifier import FEATURES, prepare
@@ -206,7 +207,7 @@ def draw_class(
         artifact.model, target, preprocessing=artifact.preprocessing, seed=seed, progress=progress.reach, steps=steps
     )
     progress.clear()
-    label, method = artifact.labels[target], "activation_maximization"
+    label, method = artifact.labels[target], MAXIMIZE
     file = Path(folder) / overlay_name(Path("class"), label, method, set())
     with atomic_file(file) as temporary:
         temporary.write_bytes(png(Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)))

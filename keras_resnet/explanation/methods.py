@@ -13,14 +13,13 @@ import numpy as np
 import tensorflow as tf
 from keras import layers
 
+from keras_resnet.choices import COMBINATIONS, SMOOTHINGS
 from keras_resnet.errors import UserError, unknown_name
 from keras_resnet.explanation import baselines, gradient, keras_vis, perturbation
 from keras_resnet.explanation.classifier import FEATURES, Classifier, prepare, resolve_targets
 from keras_resnet.explanation.inputs import network_inputs, place_maps
 from keras_resnet.explanation.maps import RawMaps, finish_maps, is_constant
 
-SMOOTHINGS = ("none", "flips", "flips+scales")
-COMBINATIONS = ("mean", "max", "product")
 SCALES = (1.0, 0.9, 1.1)
 
 
@@ -273,6 +272,6 @@ def _combined(maps: list[np.ndarray], combine: str) -> np.ndarray:
 
 
 __all__ = [
-    "BASELINES", "COMBINATIONS", "DISTINCT", "METHODS", "SMOOTHINGS", "Classifier", "Method", "explain", "get_method",
+    "BASELINES", "DISTINCT", "METHODS", "Classifier", "Method", "explain", "get_method",
     "is_constant", "maximize_activation",
 ]  # fmt: skip

@@ -5,6 +5,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_resnet.choices import LOSSES
 from keras_resnet.errors import unknown_name
 
 
@@ -61,9 +62,6 @@ class BinaryCrossEntropy(keras.losses.Loss):
         if self._threshold is not None:
             y_true = ops.cast(y_true > self._threshold, y_pred.dtype)
         return ops.mean(ops.binary_crossentropy(y_true, y_pred, from_logits=True), axis=-1)
-
-
-LOSSES = ("cross_entropy", "bce")
 
 
 def create_loss(

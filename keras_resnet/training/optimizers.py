@@ -12,10 +12,8 @@ from typing import Any
 
 import keras
 
+from keras_resnet.choices import DECAY_FORMS, MOMENTUM_FORMS, OPTIMIZERS
 from keras_resnet.errors import unknown_name
-
-MOMENTUM_FORMS = ("nesterov", "classical")
-DECAY_FORMS = ("l2", "decoupled")
 
 
 class _AveragesUpdates:
@@ -62,7 +60,6 @@ class L2SGD(SGD):
 
 # Muon is not among them: Keras' one leaves everything but matrices to AdamW, and a ResNet has only the logits' kernel.
 ADAPTIVE = {"adamw": AdamW, "lamb": Lamb, "lion": Lion}
-OPTIMIZERS = ("sgd", *ADAPTIVE)
 
 
 def decays(variable: Any) -> bool:

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from keras_resnet.choices import BAD_IMAGES, DECAY_FORMS, LOSSES, MOMENTUM_FORMS, OPTIMIZERS, SCHEDULES
+from keras_resnet.data.preprocessing import RESIZES
 from keras_resnet.distribution import DEVICES, PRECISIONS, XLA
 from keras_resnet.errors import UserError, unknown_name
 
@@ -26,11 +28,11 @@ class Recipe:
 
     dataset: str = _setting("digits", "data set: digits, shapes, folder:PATH, tfds:NAME or npz:PATH")
     data_dir: str | None = _setting(None, "where TensorFlow Datasets keeps its data", kind=str)
-    bad_images: str = _setting("stop", "what to do about images that cannot be read", choices=("stop", "skip"))
+    bad_images: str = _setting("stop", "what to do about images that cannot be read", choices=BAD_IMAGES)
     image_size: int | None = _setting(
         None, "height and width of the network input; default: the data set's", kind=int, minimum=1
     )
-    resize: str = _setting("squash", "how images get to that size: stretched, or cropped", choices=("squash", "crop"))
+    resize: str = _setting("squash", "how images get to that size: stretched, or cropped", choices=RESIZES)
     crop_fraction: float = _setting(1.0, "part of the side that the centre crop keeps", above=0.0, maximum=1.0)
     augmentation: str = _setting(
         "default", "random changes of training images, as crop_flip,mixup:0.2; default: the data set's"
@@ -51,7 +53,7 @@ class Recipe:
 
     epochs: int = _setting(40, "passes over the training images", minimum=1)
     batch_size: int = _setting(64, "images per step", minimum=1)
-    optimizer: str = _setting("sgd", "what updates the weights", choices=("sgd", "adamw", "lamb", "lion"))
+    optimizer: str = _setting("sgd", "what updates the weights", choices=OPTIMIZERS)
     accumulate: int = _setting(1, "steps whose gradients are averaged for one update", minimum=1)
     clip_norm: float | None = _setting(
         None, "norm that all gradients together are scaled down to; default: none", kind=float, above=0.0
@@ -60,7 +62,7 @@ class Recipe:
     schedule: str = _setting(
         "cosine",
         "course of the learning rate",
-        choices=("cosine", "step", "constant"),
+        choices=SCHEDULES,
     )
     milestones: str = _setting("0.5,0.75", "parts of the training after which schedule step lowers the rate")
     decay_factor: float = _setting(0.1, "what schedule step multiplies the rate by", above=0.0, below=1.0)
@@ -69,10 +71,10 @@ class Recipe:
         None, "epochs of linear warm-up; default: a twentieth of the epochs", kind=float, minimum=0.0
     )
     momentum: float = _setting(0.9, "momentum; beta_1 of adamw, lamb and lion", minimum=0.0, below=1.0)
-    momentum_form: str = _setting("nesterov", "form of sgd's momentum", choices=("nesterov", "classical"))
+    momentum_form: str = _setting("nesterov", "form of sgd's momentum", choices=MOMENTUM_FORMS)
     weight_decay: float = _setting(5e-4, "weight decay of kernels", minimum=0.0)
-    decay_form: str = _setting("l2", "sgd's: in the gradient, or beside it as the others'", choices=("l2", "decoupled"))
-    loss: str = _setting("cross_entropy", "loss; bce takes each class on its own", choices=("cross_entropy", "bce"))
+    decay_form: str = _setting("l2", "sgd's: in the gradient, or beside it as the others'", choices=DECAY_FORMS)
+    loss: str = _setting("cross_entropy", "loss; bce takes each class on its own", choices=LOSSES)
     target_threshold: float | None = _setting(
         None,
         "bce: mixed targets above it count as 1, others as 0; default: as they are",

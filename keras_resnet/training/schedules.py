@@ -10,9 +10,8 @@ from collections.abc import Sequence
 
 import keras
 
+from keras_resnet.choices import SCHEDULES
 from keras_resnet.errors import unknown_name
-
-SCHEDULES = ("cosine", "step", "constant")
 
 
 @keras.saving.register_keras_serializable(package="keras_resnet")

@@ -11,6 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_resnet.choices import HEADS
 from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.errors import UserError, unknown_name
 from keras_resnet.models.registry import get_config
@@ -22,7 +23,6 @@ from keras_resnet.weights.catalog import CATALOG, PublishedWeights, find_by_file
 from keras_resnet.weights.download import fetch, matches_digest
 
 PUBLISHERS = tuple(sorted({entry.tag.split(":")[0] for entry in CATALOG}))
-HEADS = ("auto", "new")
 
 
 @dataclass(frozen=True)

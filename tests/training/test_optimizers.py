@@ -2,9 +2,10 @@ import keras
 import numpy as np
 import pytest
 
+from keras_resnet.choices import OPTIMIZERS
 from keras_resnet.errors import UserError
 from keras_resnet.models.resnet import build_model
-from keras_resnet.training.optimizers import ADAPTIVE, OPTIMIZERS, create_optimizer, decays
+from keras_resnet.training.optimizers import ADAPTIVE, create_optimizer, decays
 
 
 @pytest.fixture(scope="module")
@@ -107,5 +108,6 @@ def test_gradients_are_scaled_down_to_their_norm_together(model):
 
 
 def test_an_unknown_optimizer_is_refused(model):
+    assert set(OPTIMIZERS) == {"sgd", *ADAPTIVE}
     with pytest.raises(UserError, match=r"Unknown optimizer 'adam'. Closest: 'adamw'"):
         create_optimizer(model, learning_rate=0.1, name="adam")
