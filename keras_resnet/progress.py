@@ -14,7 +14,7 @@ def close_bars() -> None:
         bar.close()
 
 
-class Progress:
+class ProgressBar:
     """A bar for each stage of some work: steps done, steps per second, time left.
 
     On a terminal the bar is redrawn as it fills. Elsewhere (a log file) each finished stage is written once.

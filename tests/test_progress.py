@@ -3,7 +3,7 @@ import sys
 
 from keras_resnet.cli import script
 from keras_resnet.errors import UserError
-from keras_resnet.progress import Progress
+from keras_resnet.progress import ProgressBar
 
 
 class Terminal(io.StringIO):
@@ -29,7 +29,7 @@ def use(progress):
 
 
 def test_a_log_file_gets_a_line_for_each_finished_stage(capsys):
-    use(Progress(4))
+    use(ProgressBar(4))
     lines = capsys.readouterr().err.splitlines()
     assert [line[:9] for line in lines] == ["[1/4] run", "[2/4] wri", "[3/4] fet"]
     assert " 40/50 " in lines[0]  # cut short, and it says so
@@ -40,7 +40,7 @@ def test_a_log_file_gets_a_line_for_each_finished_stage(capsys):
 def test_a_terminal_sees_rate_and_time_left(monkeypatch):
     terminal = Terminal()
     monkeypatch.setattr("sys.stderr", terminal)
-    progress = Progress()
+    progress = ProgressBar()
     progress.begin("run int8", 50)
     progress._bar.start_t -= 2
     progress._bar.last_print_t -= 2  # as if two seconds had passed
@@ -53,9 +53,9 @@ def test_a_terminal_sees_rate_and_time_left(monkeypatch):
 
 
 def test_nothing_is_shown_where_nothing_shall(capsys, monkeypatch):
-    use(Progress(4, show=False))
+    use(ProgressBar(4, show=False))
     monkeypatch.setattr("sys.stderr", Terminal())
-    use(Progress(4, show=False))
+    use(ProgressBar(4, show=False))
     assert capsys.readouterr().err == ""
     assert sys.stderr.getvalue() == ""
 
@@ -65,7 +65,7 @@ def test_an_error_gets_a_line_of_its_own(monkeypatch):
     monkeypatch.setattr("sys.stderr", terminal)
 
     def work(arguments):
-        progress = Progress()
+        progress = ProgressBar()
         progress.begin("run int8", 50)
         progress.step(20)
         raise UserError("The disk is full.")

@@ -27,7 +27,7 @@ from keras_resnet.export.tflite import convert
 from keras_resnet.export.tflite_metadata import add_metadata
 from keras_resnet.models.registry import get_config
 from keras_resnet.models.resnet import build_model
-from keras_resnet.progress import Progress
+from keras_resnet.progress import ProgressBar
 
 PAUSE, MOMENT, LONG = 0.05, 0.05, 0.2  # seconds
 FEW, SHORT_TURNS = 5, 3
@@ -35,7 +35,7 @@ SERVER_BASE, PHONE_BASE = "plain model.export", "tflite float32, from_keras_mode
 
 
 def benchmark_exports(
-    name: str, *, batches: tuple[int, ...] = (1, 32), turns: int = 15, threads: int = 2, progress: Progress
+    name: str, *, batches: tuple[int, ...] = (1, 32), turns: int = 15, threads: int = 2, progress: ProgressBar
 ) -> list[dict[str, Any]]:
     """Times every format of one network in turns.
 
@@ -84,7 +84,7 @@ def _random_network(name: str) -> tuple[keras.Model, Preprocessing]:
 
 
 def _rows(
-    contestants: dict[str, Contestant], batch: int, turns: int, base: str, progress: Progress
+    contestants: dict[str, Contestant], batch: int, turns: int, base: str, progress: ProgressBar
 ) -> list[dict[str, Any]]:
     took = {}
     for name, call in contestants.items():

@@ -9,7 +9,7 @@ from keras_resnet.explanation.classifier import prepare
 from keras_resnet.explanation.methods import explain
 from keras_resnet.models.registry import get_config
 from keras_resnet.models.resnet import build_model
-from keras_resnet.progress import Progress
+from keras_resnet.progress import ProgressBar
 
 FORWARD, THEIRS = "forward pass", "gradcam_tf_keras_vis"
 
@@ -54,7 +54,7 @@ def benchmark_heatmaps(
     for draw in contestants.values():
         draw()
     traced = classifier.traces()
-    progress = Progress()
+    progress = ProgressBar()
     progress.begin(f"explain {model}", rounds * len(contestants), "batches")
     timings = take_turns(contestants, turns=rounds, progress=progress, warmups=0)
     progress.end()

@@ -17,7 +17,7 @@ from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.data.sources import load_source
 from keras_resnet.data.splits import Split
 from keras_resnet.errors import UserError
-from keras_resnet.progress import Progress
+from keras_resnet.progress import ProgressBar
 from keras_resnet.training.recipes import Recipe
 
 TURNS = 3
@@ -56,7 +56,7 @@ def benchmark_inputs(
             "32×32 JPEGs": (load_source(f"folder:{small}", image_size=32), small_model, 128),
             "photographs at 224": (load_source(f"folder:{photos}", image_size=224), photo_model, 16),
         }
-        progress = Progress(len(cases))
+        progress = ProgressBar(len(cases))
         return [_input_row(case, *setting, seconds=seconds, progress=progress) for case, setting in cases.items()]
 
 
@@ -109,7 +109,7 @@ def _seconds_an_image(step: Callable[[], Any], batch_size: int, seconds: float) 
 
 
 def _input_row(
-    case: str, data: DatasetSpec, model: str, batch_size: int, *, seconds: float, progress: Progress
+    case: str, data: DatasetSpec, model: str, batch_size: int, *, seconds: float, progress: ProgressBar
 ) -> dict[str, Any]:
     recipe = Recipe(model=model, batch_size=min(batch_size, len(data.train)))
     twin, preprocessing = compiled_twin(recipe, data)

@@ -13,7 +13,7 @@ from keras_resnet.data.dataset import DatasetSpec
 from keras_resnet.data.transforms import normalize
 from keras_resnet.distribution import create_strategy, jit_compile
 from keras_resnet.models.registry import get_config
-from keras_resnet.progress import Progress
+from keras_resnet.progress import ProgressBar
 from keras_resnet.training.callbacks import StopOnLostLoss
 from keras_resnet.training.checkpoints import TrainingState
 from keras_resnet.training.fused_normalization import training_twin
@@ -43,7 +43,7 @@ def benchmark_training(
     data = DatasetSpec.from_arrays(images, labels, images, labels, x_validation=images, y_validation=labels)
     keras.utils.set_random_seed(0)
     contestants = {"ours": _our_round(recipe, data), "plain": _plain_round(recipe, data)}
-    progress = Progress()
+    progress = ProgressBar()
     progress.begin(f"train {recipe.model}", (rounds + 1) * len(contestants), "rounds")
     timings = take_turns(contestants, turns=rounds, progress=progress)
     progress.end()

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from keras_resnet.progress import Progress
+from keras_resnet.progress import ProgressBar
 
 
 class Seconds(NamedTuple):
@@ -62,7 +62,7 @@ def take_turns(
     contestants: Mapping[str, Contestant],
     *,
     turns: int,
-    progress: Progress,
+    progress: ProgressBar,
     warmups: int = 1,
     calls: Mapping[str, int] | None = None,
     pause: float = 0.0,

@@ -10,7 +10,7 @@ from keras_resnet import provenance
 from keras_resnet.cli import script
 from keras_resnet.errors import UserError
 from keras_resnet.models.registry import get_config
-from keras_resnet.progress import Progress
+from keras_resnet.progress import ProgressBar
 from keras_resnet.storage import append_row
 
 VERBS = {
@@ -137,7 +137,7 @@ def benchmark_export(argv: Sequence[str] | None = None) -> int:
         _require_tensorflow()
         from keras_resnet.benchmarks.exports import benchmark_exports
 
-        progress = Progress(len(arguments.models) * (len(arguments.batches) + 1))
+        progress = ProgressBar(len(arguments.models) * (len(arguments.batches) + 1))
         options = {"turns": arguments.turns, "threads": arguments.threads, "progress": progress}
         return [
             row

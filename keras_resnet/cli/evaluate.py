@@ -9,7 +9,7 @@ from keras_resnet.choices import BAD_IMAGES, SPLITS
 from keras_resnet.cli import script
 from keras_resnet.cli.examples import dataset_name, load_examples, settings_of_run
 from keras_resnet.errors import UserError
-from keras_resnet.progress import Progress
+from keras_resnet.progress import ProgressBar
 from keras_resnet.storage import write_json
 
 
@@ -56,7 +56,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         bad_images=arguments.bad_images,
     )
     split = getattr(data, arguments.split)
-    progress = Progress()
+    progress = ProgressBar()
     progress.begin("evaluating", len(split))
     evaluation = evaluate_model(artifact, split, batch_size=arguments.batch_size, progress=progress.step)
     progress.clear()

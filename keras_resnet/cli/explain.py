@@ -12,7 +12,7 @@ from keras_resnet.choices import COMBINATIONS, MAXIMIZE, SMOOTHINGS, SPLITS
 from keras_resnet.cli import script
 from keras_resnet.cli.examples import dataset_name, load_examples
 from keras_resnet.errors import UserError
-from keras_resnet.progress import Progress
+from keras_resnet.progress import ProgressBar
 from keras_resnet.storage import append_row, check_writable, write_text
 
 
@@ -154,12 +154,13 @@ def _target(text: str, classifier, artifact):
 
 def _draw(arguments, artifact, methods, layers, target, options) -> tuple[list[dict], bool]:
     """Draws the files; returns what was written and whether a file was bad."""
-    from keras_resnet.explanation.files import SHEET, UnreadableImage, explain_files
+    from keras_resnet.explanation.files import SHEET, explain_files
+    from keras_resnet.explanation.inputs import UnreadableImage
 
     written, failed = [], False
     for found in explain_files(
         artifact, arguments.images, arguments.output, methods=methods, target=target, layers=layers,
-        with_sheet=arguments.grid, with_arrays=arguments.npy, progress=Progress(),
+        with_sheet=arguments.grid, with_arrays=arguments.npy, progress=ProgressBar(),
         combine=arguments.combine, seed=arguments.seed, **options,
     ):  # fmt: skip
         if isinstance(found, UnreadableImage):
@@ -191,7 +192,7 @@ def _draw_class(arguments, artifact, target) -> dict:
     if not isinstance(target, int):
         raise UserError(f"--method {MAXIMIZE} draws one class: name it with --target CLASS.")
     drawn = draw_class(
-        artifact, target, arguments.output, steps=arguments.steps or 100, seed=arguments.seed, progress=Progress()
+        artifact, target, arguments.output, steps=arguments.steps or 100, seed=arguments.seed, progress=ProgressBar()
     )
     if not arguments.json:
         print(f"{drawn.label}: the drawn image is classified as it with {drawn.probability:.1%}  {drawn.overlay}")
@@ -216,8 +217,7 @@ def _score(arguments, given, artifact, methods, layers, target, options) -> tupl
 
     from keras_resnet.data.reading import examples_at
     from keras_resnet.data.transforms import normalize
-    from keras_resnet.explanation.files import read_inputs
-    from keras_resnet.explanation.inputs import split_masks, spread
+    from keras_resnet.explanation.inputs import read_inputs, split_masks, spread
     from keras_resnet.explanation.scoring import SCORES, score_methods
 
     if target == "top3":

@@ -167,36 +167,26 @@ def _parse_options(name: str, values: list[str]) -> dict[str, float]:
     return options
 
 
-def _crop(images: tf.Tensor, targets: tf.Tensor, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    return random_crop(images, seed, flip=False), targets
-
-
-def _crop_flip(images: tf.Tensor, targets: tf.Tensor, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    return random_crop(images, seed, flip=True), targets
-
-
-def _flip(images: tf.Tensor, targets: tf.Tensor, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    return random_flip(images, seed), targets
-
-
-def _erase(
-    images: tf.Tensor, targets: tf.Tensor, seed: tf.Tensor, *, probability: float
-) -> tuple[tf.Tensor, tf.Tensor]:
-    return random_erasing(images, seed, probability=probability), targets
+def _of_images(change: Callable[..., tf.Tensor]) -> Callable[..., tuple[tf.Tensor, tf.Tensor]]:
+    """A batch step of (images, seed, **options) → images, which leaves the targets as they are."""
+    return lambda images, targets, seed, **options: (change(images, seed, **options), targets)
 
 
 AUGMENTATIONS: dict[str, Step] = {
     "none": Step("images as they are"),
-    "crop": Step("shift by up to an eighth of the side", batch=_crop),
-    "crop_flip": Step("shift by up to an eighth of the side, mirror every other image", batch=_crop_flip),
-    "flip": Step("mirror every other image", batch=_flip),
+    "crop": Step("shift by up to an eighth of the side", batch=_of_images(functools.partial(random_crop, flip=False))),
+    "crop_flip": Step(
+        "shift by up to an eighth of the side, mirror every other image",
+        batch=_of_images(functools.partial(random_crop, flip=True)),
+    ),
+    "flip": Step("mirror every other image", batch=_of_images(random_flip)),
     "inception_crop_flip": Step(
         "random rectangle of 8 to 100 % of the area, mirror every other image; for photographs",
         image=random_resized_crop,
     ),
     "erase": Step(
         "fill a random rectangle with random pixels, in a part of the images",
-        batch=_erase,
+        batch=_of_images(random_erasing),
         options={"probability": Option(0.5, 0.0, 1.0)},
     ),
     "mixup": Step(

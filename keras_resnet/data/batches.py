@@ -15,7 +15,7 @@ Training drops the last, ragged batch: TensorFlow's oneDNN kernels on the proces
 step came in a second batch size.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -72,13 +72,12 @@ def training_batches(
             "preprocessing has none. Give it labels."
         )
     reader = open_split(split, preprocessing.channels)
-    epoch_numbers = tf.data.Dataset.range(first_epoch, epochs, output_type=tf.int32)
-    options = {"batch_size": batch_size, "steps": steps, "seed": seed}
+    plan = _Plan(tf.data.Dataset.range(first_epoch, epochs, output_type=tf.int32), seed, steps, batch_size)
     if reader.batch is not None and augment.image is None:
-        batches = _gathered_batches(reader, len(split), preprocessing, epoch_numbers, **options)
+        batches = _gathered_batches(reader, len(split), preprocessing, plan)
     else:
-        batches = _batches_of_images(reader, augment, preprocessing, epoch_numbers, **options)
-    seeds = epoch_numbers.flat_map(
+        batches = _batches_of_images(reader, augment, preprocessing, plan)
+    seeds = plan.epochs.flat_map(
         lambda epoch: tf.data.Dataset.from_tensor_slices(draw_seeds(seed, epoch, BATCHES, steps))
     )
 
@@ -91,53 +90,46 @@ def training_batches(
     return _prefetched(parallel_map(tf.data.Dataset.zip(batches, seeds), finish))
 
 
-def _gathered_batches(
-    reader: Reader,
-    count: int,
-    preprocessing: Preprocessing,
-    epoch_numbers: tf.data.Dataset,
-    *,
-    batch_size: int,
-    steps: int,
-    seed: int,
-) -> tf.data.Dataset:
+class _Plan(NamedTuple):
+    """What the order of a training depends on: its epochs (a dataset of numbers), and the steps and batches of each."""
+
+    epochs: tf.data.Dataset
+    seed: int
+    steps: int
+    batch_size: int
+
+
+def _gathered_batches(reader: Reader, count: int, preprocessing: Preprocessing, plan: _Plan) -> tf.data.Dataset:
     """Batches of images that are in memory at one size: each is gathered as a whole."""
     size = [preprocessing.height, preprocessing.width, preprocessing.channels]
 
     def positions(epoch: tf.Tensor) -> tf.data.Dataset:
-        order = permutation(seed, epoch, count)[: steps * batch_size]
-        return tf.data.Dataset.from_tensor_slices(tf.reshape(order, [steps, batch_size]))
+        order = permutation(plan.seed, epoch, count)[: plan.steps * plan.batch_size]
+        return tf.data.Dataset.from_tensor_slices(tf.reshape(order, [plan.steps, plan.batch_size]))
 
     def gather(positions: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         images, labels = reader.batch(positions)
         # Left in 8 bits where nothing is to resize: a quarter of the memory to move.
         return images if images.shape[1:].as_list() == size else resize_image(images, preprocessing), labels
 
-    return parallel_map(epoch_numbers.flat_map(positions), gather)
+    return parallel_map(plan.epochs.flat_map(positions), gather)
 
 
 def _batches_of_images(
-    reader: Reader,
-    augment: Augmentation,
-    preprocessing: Preprocessing,
-    epoch_numbers: tf.data.Dataset,
-    *,
-    batch_size: int,
-    steps: int,
-    seed: int,
+    reader: Reader, augment: Augmentation, preprocessing: Preprocessing, plan: _Plan
 ) -> tf.data.Dataset:
     """Batches of images that are read, resized and perhaps augmented one by one."""
+    count = plan.steps * plan.batch_size
 
     def examples(epoch: tf.Tensor) -> tf.data.Dataset:
-        ordered = reader.ordered(seed, epoch).take(steps * batch_size)
-        image_seeds = draw_seeds(seed, epoch, IMAGES, steps * batch_size)
-        return tf.data.Dataset.zip(ordered, tf.data.Dataset.from_tensor_slices(image_seeds))
+        seeds = tf.data.Dataset.from_tensor_slices(draw_seeds(plan.seed, epoch, IMAGES, count))
+        return tf.data.Dataset.zip(reader.ordered(plan.seed, epoch).take(count), seeds)
 
     def one_image(example: Any, image_seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         image, label = reader.example(example)
         return augment.change_image(image, image_seed, preprocessing), label
 
-    return parallel_map(epoch_numbers.flat_map(examples), one_image).batch(batch_size, drop_remainder=True)
+    return parallel_map(plan.epochs.flat_map(examples), one_image).batch(plan.batch_size, drop_remainder=True)
 
 
 def evaluation_batches(split: Split, preprocessing: Preprocessing, *, batch_size: int) -> tf.data.Dataset:

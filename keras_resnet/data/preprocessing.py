@@ -122,13 +122,13 @@ class Preprocessing:
         return cls(**settings)
 
     def difference(self, other: "Preprocessing") -> str:
-        """Names the settings in which another preprocessing differs, with both values of the first."""
+        """Says in which settings another preprocessing differs, each with both values; "" where in none."""
         before, after = self.to_dict(), other.to_dict()
-        names = [name for name in before if before[name] != after[name]]
-        if not names:
-            return "nothing differs"
-        first = names[0]
-        return f"{', '.join(names)} differ ({first}: {str(before[first])[:80]}, not {str(after[first])[:80]})"
+        return "; ".join(
+            f"{name} is {str(value)[:80]}, not {str(after[name])[:80]}"
+            for name, value in before.items()
+            if value != after[name]
+        )
 
     def fingerprint(self) -> str:
         """Returns the SHA-256 of the settings in canonical JSON, as 64 hexadecimal digits."""

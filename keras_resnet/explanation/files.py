@@ -11,43 +11,14 @@ from PIL import Image
 from keras_resnet.artifact import Artifact
 from keras_resnet.choices import MAXIMIZE
 from keras_resnet.data.transforms import preprocess
-from keras_resnet.errors import UserError
 from keras_resnet.explanation.classifier import FEATURES, prepare
-from keras_resnet.explanation.inputs import place_maps, read_images
+from keras_resnet.explanation.inputs import ReadImage, UnreadableImage, place_maps, read_batches
 from keras_resnet.explanation.methods import explain, get_method, is_constant, maximize_activation
-from keras_resnet.explanation.overlay import draw_overlay, draw_sheet, drawable, png
-from keras_resnet.progress import Progress
+from keras_resnet.explanation.overlay import draw_overlay, draw_sheet, png
+from keras_resnet.progress import ProgressBar
 from keras_resnet.storage import atomic_file
 
 SHEET = "grid.png"
-
-
-@dataclass(frozen=True)
-class UnreadableImage:
-    """A file that is not drawn.
-
-    Attributes:
-        file: The file.
-        error: What is wrong with it, a sentence.
-    """
-
-    file: Path
-    error: str
-
-
-@dataclass(frozen=True)
-class ReadImage:
-    """A file that was read.
-
-    Attributes:
-        file: The file.
-        pixels: uint8 [H, W, 1 or 3], no larger than a picture of it.
-        network_input: float32 [height, width, channels].
-    """
-
-    file: Path
-    pixels: np.ndarray
-    network_input: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -78,24 +49,6 @@ class Overlay:
         return f"{self.label} {self.probability:.1%}"
 
 
-def read_batches(
-    paths: Sequence[str | Path], artifact: Artifact, size: int
-) -> Iterator[list[ReadImage | UnreadableImage]]:
-    """Reads image files and folders of them, `size` at a time, holding no more than one at its full size."""
-    batch: list[ReadImage | UnreadableImage] = []
-    for path, image in read_images(paths, artifact.preprocessing.channels):
-        if isinstance(image, str):
-            batch.append(UnreadableImage(path, image))
-        else:
-            batch.append(ReadImage(path, drawable(image), preprocess(image, artifact.preprocessing).numpy()))
-        del image  # at its full size it would stay until the next one is read
-        if len(batch) == size:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
-
-
 def explain_files(
     artifact: Artifact,
     paths: Sequence[str | Path],
@@ -107,7 +60,7 @@ def explain_files(
     batch_size: int = 32,
     with_sheet: bool = False,
     with_arrays: bool = False,
-    progress: Progress | None = None,
+    progress: ProgressBar | None = None,
     **options: Any,
 ) -> Iterator[Overlay | UnreadableImage]:
     """Draws an overlay for every image, target and method.
@@ -132,7 +85,7 @@ def explain_files(
         UserError: An unknown name, or a file cannot be written.
     """
     folder, taken = Path(folder), set()
-    progress = progress or Progress(show=False)
+    progress = progress or ProgressBar(show=False)
     sheet: list[tuple[np.ndarray, list[np.ndarray], str]] = []
     for batch in read_batches(paths, artifact, batch_size):
         yield from (image for image in batch if isinstance(image, UnreadableImage))
@@ -186,7 +139,7 @@ def draw_class(
     *,
     steps: int = 100,
     seed: int = 0,
-    progress: Progress | None = None,
+    progress: ProgressBar | None = None,
 ) -> Overlay:
     """Draws an image that excites a class, by activation maximisation.
 
@@ -201,7 +154,7 @@ def draw_class(
     Returns:
         The picture and the probability that the network gives it.
     """
-    progress = progress or Progress(show=False)
+    progress = progress or ProgressBar(show=False)
     progress.begin("activation maximisation", None, "steps")
     pixels = maximize_activation(
         artifact.model, target, preprocessing=artifact.preprocessing, seed=seed, progress=progress.reach, steps=steps
@@ -216,28 +169,18 @@ def draw_class(
     return Overlay(file, label, probability, method, False, file)
 
 
-def read_inputs(
-    paths: Sequence[str | Path], artifact: Artifact, limit: int
-) -> tuple[np.ndarray, list[UnreadableImage]]:
-    """Reads the first images of files and folders as network inputs.
+def overlay_name(path: Path, label: str, method: str, taken: set[str]) -> str:
+    """Names the picture of an image, class and method.
+
+    Args:
+        path: The image.
+        label: The class.
+        method: The method.
+        taken: Names that are given already, for photographs of two folders may share theirs; the new one is added.
 
     Returns:
-        float32 [n, height, width, channels], n at most `limit`, and the files that could not be read.
-
-    Raises:
-        UserError: None can be read.
+        A file name of at most 255 bytes that is not among `taken`.
     """
-    found = [image for batch in read_batches(paths, artifact, 64) for image in batch]
-    inputs = [image.network_input for image in found if isinstance(image, ReadImage)]
-    unreadable = [image for image in found if isinstance(image, UnreadableImage)]
-    if not inputs:
-        reason = f" ({unreadable[0].error})" if unreadable else ""
-        raise UserError(f"There is no image that can be read to be scored{reason}.")
-    return np.stack(inputs[:limit]), unreadable
-
-
-def overlay_name(path: Path, label: str, method: str, taken: set[str]) -> str:
-    """Returns a file name that is not among `taken`, and adds it: photographs of two folders may share theirs."""
     clean = _shortened("".join(letter if letter.isalnum() or letter in "-_" else "_" for letter in label), 40)
     stem = _shortened(path.stem, 100)  # file systems allow 255 bytes, and a file has a longer name while it is written
     name, number = f"{stem}-{clean}-{method}.png", 2

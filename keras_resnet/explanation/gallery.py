@@ -26,7 +26,7 @@ from keras_resnet.explanation.inputs import split_masks, spread
 from keras_resnet.explanation.methods import explain, get_method
 from keras_resnet.explanation.overlay import blend, colorize, fit, png
 from keras_resnet.explanation.scoring import LOWER_IS_BETTER, SCORES, MethodScore, score_methods
-from keras_resnet.progress import Progress
+from keras_resnet.progress import ProgressBar
 
 CELL = 120
 SCORED_METHODS = ("gradcam", "layercam", "eigencam")
@@ -96,7 +96,7 @@ def make_gallery(
     Raises:
         UserError: The split is empty or has other classes than the model.
     """
-    progress = Progress(show=show_progress)
+    progress = ProgressBar(show=show_progress)
     shown = get_method(method)
     classifier = prepare(artifact.model)
     classifier.layer_name(layer)
@@ -166,7 +166,7 @@ def make_gallery(
 
 
 def _predict(
-    classifier: Classifier, split: Split, preprocessing: Preprocessing, progress: Progress
+    classifier: Classifier, split: Split, preprocessing: Preprocessing, progress: ProgressBar
 ) -> tuple[np.ndarray, np.ndarray]:
     """Probabilities and labels of every example."""
     progress.begin("predict every example", len(split))

@@ -6,6 +6,7 @@ and cropping lay between.
 
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,35 @@ from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.data.transforms import preprocess
 from keras_resnet.errors import UserError
 from keras_resnet.explanation.maps import resize_maps
+from keras_resnet.explanation.overlay import drawable
+
+
+@dataclass(frozen=True)
+class UnreadableImage:
+    """A file that is not drawn.
+
+    Attributes:
+        file: The file.
+        error: What is wrong with it, a sentence.
+    """
+
+    file: Path
+    error: str
+
+
+@dataclass(frozen=True)
+class ReadImage:
+    """A file that was read.
+
+    Attributes:
+        file: The file.
+        pixels: uint8 [H, W, 1 or 3], no larger than a picture of it.
+        network_input: float32 [height, width, channels].
+    """
+
+    file: Path
+    pixels: np.ndarray
+    network_input: np.ndarray
 
 
 def network_inputs(
@@ -99,20 +129,60 @@ def seen_box(preprocessing: Preprocessing, size: tuple[int, int]) -> tuple[int, 
     return top, left, top + seen_height, left + seen_width
 
 
-def read_images(paths: Sequence[str | os.PathLike[str]], channels: int) -> Iterator[tuple[Path, np.ndarray | str]]:
-    """Reads image files one after another.
+def read_batches(
+    paths: Sequence[str | os.PathLike[str]], artifact: Artifact, size: int
+) -> Iterator[list[ReadImage | UnreadableImage]]:
+    """Reads image files and folders of them, holding no more than one at its full size.
+
+    Args:
+        paths: The files and folders.
+        artifact: Whose input they become.
+        size: How many at a time.
 
     Yields:
-        (path, uint8 [H, W, C]), or (path, why it cannot be read).
+        Up to `size` files, in order.
     """
+    channels, batch = artifact.preprocessing.channels, []
     for path, problem in image_files(paths):
-        if problem is not None:
-            yield Path(path), problem
-            continue
-        try:
-            yield Path(path), read_image(path, channels)
-        except UserError as error:
-            yield Path(path), str(error)
+        batch.append(UnreadableImage(Path(path), problem) if problem else _read(Path(path), channels, artifact))
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _read(path: Path, channels: int, artifact: Artifact) -> ReadImage | UnreadableImage:
+    try:
+        image = read_image(path, channels)
+    except UserError as error:
+        return UnreadableImage(path, str(error))
+    return ReadImage(path, drawable(image), preprocess(image, artifact.preprocessing).numpy())
+
+
+def read_inputs(
+    paths: Sequence[str | os.PathLike[str]], artifact: Artifact, limit: int
+) -> tuple[np.ndarray, list[UnreadableImage]]:
+    """Reads the first images of files and folders as network inputs.
+
+    Args:
+        paths: The files and folders.
+        artifact: Whose input they become.
+        limit: How many at most.
+
+    Returns:
+        float32 [n, height, width, channels], n at most `limit`, and the files that could not be read.
+
+    Raises:
+        UserError: None of them can be read.
+    """
+    found = [image for batch in read_batches(paths, artifact, 64) for image in batch]
+    inputs = [image.network_input for image in found if isinstance(image, ReadImage)]
+    unreadable = [image for image in found if isinstance(image, UnreadableImage)]
+    if not inputs:
+        reason = f" ({unreadable[0].error})" if unreadable else ""
+        raise UserError(f"There is no image that can be read{reason}. Give another file or folder.")
+    return np.stack(inputs[:limit]), unreadable
 
 
 def spread(count: int, limit: int) -> np.ndarray:

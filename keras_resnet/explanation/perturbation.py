@@ -18,13 +18,20 @@ import tensorflow as tf
 from keras_resnet.explanation.classifier import PREDICTED, Classifier, known_targets
 from keras_resnet.explanation.maps import RawMaps, resize_maps
 
-Progress = Callable[[int, int], None]
+ProgressBar = Callable[[int, int], None]
 
 _INDEX = tf.TensorSpec([None], tf.int32)
 
 
 def scorecam(
-    classifier: Classifier, images, targets, *, layer: str, max_batch: int = 64, progress: Progress | None = None, **_
+    classifier: Classifier,
+    images,
+    targets,
+    *,
+    layer: str,
+    max_batch: int = 64,
+    progress: ProgressBar | None = None,
+    **_,
 ) -> RawMaps:
     """Score-CAM: a channel's weight is the class probability of the image seen through that channel's map."""
 
@@ -53,7 +60,14 @@ def scorecam(
 
 
 def ablationcam(
-    classifier: Classifier, images, targets, *, layer: str, max_batch: int = 64, progress: Progress | None = None, **_
+    classifier: Classifier,
+    images,
+    targets,
+    *,
+    layer: str,
+    max_batch: int = 64,
+    progress: ProgressBar | None = None,
+    **_,
 ) -> RawMaps:
     """Ablation-CAM: a channel's weight is what the class' logit loses without it.
 
@@ -86,9 +100,7 @@ def ablationcam(
     return RawMaps(raw.values, tf.maximum(raw.scale, sizes))
 
 
-def occlusion(
-    classifier: Classifier, images, targets, *, max_batch: int = 64, progress: Progress | None = None, **_
-) -> RawMaps:
+def occlusion(classifier: Classifier, images, targets, *, max_batch: int = 64, progress=None, **_) -> RawMaps:
     """Occlusion: what the class' logit loses where a patch is covered with the mean colour.
 
     The patch has a quarter of the image's side and moves by half of its own; a pixel gets the mean over the patches
@@ -145,7 +157,7 @@ def _map_spec(classifier: Classifier, layer: str) -> tf.TensorSpec:
     return tf.TensorSpec(classifier.model.get_layer(layer).output.shape, tf.float32)
 
 
-def _each_channel(score: Callable, features: tf.Tensor, max_batch: int, progress: Progress | None) -> np.ndarray:
+def _each_channel(score: Callable, features: tf.Tensor, max_batch: int, progress: ProgressBar | None) -> np.ndarray:
     """Scores every channel of every image: float32 [N, channels]."""
     count, channels = features.shape[0], features.shape[-1]
     scores = np.zeros((count, channels), np.float32)

@@ -16,7 +16,7 @@ from keras_resnet.explanation.classifier import FEATURES, prepare, resolve_targe
 from keras_resnet.explanation.faithfulness import FAITHFULNESS, faithfulness_scores, randomized_copy, sanity
 from keras_resnet.explanation.localisation import LOCALISATION, energy_inside, localisation_scores
 from keras_resnet.explanation.methods import BASELINES, explain, get_method
-from keras_resnet.progress import Progress
+from keras_resnet.progress import ProgressBar
 
 MARK = "mark_energy"
 SCORES = (*FAITHFULNESS, *LOCALISATION, MARK)
@@ -125,7 +125,7 @@ def score_methods(
 
     few = slice(0, sanity_images if "sanity" in scores else 0)
     names = tuple(dict.fromkeys([*methods, *BASELINES]))
-    progress = Progress(len(names), show=show_progress)
+    progress = ProgressBar(len(names), show=show_progress)
     drawings = 1 + len(images) + len(images[few]) * len(randomized_copy(classifier)[1])
     results = []
     for method in names:

@@ -41,7 +41,7 @@ from keras_resnet.export.serving import check_exportable
 from keras_resnet.export.tflite import check_quantizer
 from keras_resnet.export.writers import Writing
 from keras_resnet.graphs.precision import to_float32
-from keras_resnet.progress import Progress
+from keras_resnet.progress import ProgressBar
 from keras_resnet.storage import atomic_directory, check_writable, save_model, write_json, write_text
 
 # Images of any sizes, [height, width, channels] each, and their classes, where they are known.
@@ -126,7 +126,7 @@ def export(
     pixels, labels = _parity_set(parity or calibration, artifact.preprocessing)
     check_writable(directory.parent, int(4 * artifact.model.count_params() * (1.5 + 1.2 * len(chosen))))
 
-    progress = Progress(1 + 2 * len(chosen), show=show_progress)
+    progress = ProgressBar(1 + 2 * len(chosen), show=show_progress)
     try:
         with atomic_directory(directory, overwrite=overwrite) as folder:
             source = artifact_of(to_float32(artifact.model), artifact.preprocessing, source=artifact.source)
@@ -182,7 +182,7 @@ def _write(
     chosen: list[Format],
     settings: ExportSettings,
     calibration: np.ndarray | None,
-    progress: Progress,
+    progress: ProgressBar,
 ) -> None:
     save_model(source.model, folder / "model.keras", source.preprocessing)
     write_text(folder / "labels.txt", "".join(f"{name}\n" for name in source.labels))
@@ -203,7 +203,7 @@ def _compare(
     pixels: np.ndarray,
     labels: np.ndarray | None,
     seconds_per_format: float,
-    progress: Progress,
+    progress: ProgressBar,
 ) -> list[LedgerRow]:
     """The ledger: the source first, then each format."""
     progress.begin("run source", len(pixels))

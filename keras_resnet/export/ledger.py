@@ -18,7 +18,7 @@ from keras_resnet.export.formats import FORMATS, Format
 from keras_resnet.export.parity import compare, run_artifact
 from keras_resnet.export.serving import explained_scores
 from keras_resnet.export.tflite_file import read_operators
-from keras_resnet.progress import Progress
+from keras_resnet.progress import ProgressBar
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class Reference:
 
 
 def answer_by_source(
-    source: Artifact, pixels: np.ndarray, labels: np.ndarray | None, *, with_heatmap: bool, progress: Progress
+    source: Artifact, pixels: np.ndarray, labels: np.ndarray | None, *, with_heatmap: bool, progress: ProgressBar
 ) -> Reference:
     """Runs the source on the images of the ledger."""
     # With heat maps one pass gives both.
@@ -118,7 +118,7 @@ def source_row(reference: Reference, path: Path) -> LedgerRow:
 
 
 def artifact_row(
-    row: Format, folder: Path, reference: Reference, *, batch: int | None, seconds: float, progress: Progress
+    row: Format, folder: Path, reference: Reference, *, batch: int | None, seconds: float, progress: ProgressBar
 ) -> LedgerRow:
     """Runs an artifact on the images of the ledger and returns its row, `beyond` filled in.
 

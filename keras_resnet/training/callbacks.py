@@ -18,9 +18,9 @@ from keras_resnet.training.runs import RunDirectory, write_metrics
 class StopOnLostLoss(keras.callbacks.Callback):
     """Stops when the loss is not finite, saying where that happened."""
 
-    def __init__(self, run: RunDirectory, progress: Callable[[], TrainingState]):
+    def __init__(self, run: RunDirectory, state: Callable[[], TrainingState]):
         super().__init__()
-        self._run, self._progress, self._epoch = run, progress, 0
+        self._run, self._state, self._epoch = run, state, 0
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         self._epoch = epoch + 1
@@ -30,11 +30,11 @@ class StopOnLostLoss(keras.callbacks.Callback):
         if math.isfinite(loss):
             return
         rate = float(self.model.optimizer.learning_rate)
-        progress = self._progress()
+        state = self._state()
         kept = (
-            f"The best checkpoint (epoch {progress.best_epoch}, validation accuracy "
-            f"{progress.best_accuracy:.2%}) stays in {self._run.checkpoints}."
-            if progress.best_epoch
+            f"The best checkpoint (epoch {state.best_epoch}, validation accuracy "
+            f"{state.best_accuracy:.2%}) stays in {self._run.checkpoints}."
+            if state.best_epoch
             else "No epoch was complete."
         )
         raise UserError(
@@ -80,7 +80,7 @@ class EpochRecords(keras.callbacks.Callback):
         writes: bool = True,
     ):
         super().__init__()
-        self.progress, self._writes = start, writes
+        self.state, self._writes = start, writes
         self._run, self._start = run, start
         self._images, self._epochs, self._report = steps * batch_size, epochs, report
 
@@ -103,14 +103,14 @@ class EpochRecords(keras.callbacks.Callback):
             "images_per_second": f"{images_per_second:.1f}",
             "seconds": f"{now - self._epoch_began:.2f}",
         }
-        self._update_progress(epoch + 1, logs, row)
+        self._update_state(epoch + 1, logs, row)
         if self._writes:
-            write_metrics(self._run.metrics, self.progress.rows)
-            save_checkpoint(self._run.checkpoints, self.model, self.model.optimizer, self.progress)
+            write_metrics(self._run.metrics, self.state.rows)
+            save_checkpoint(self._run.checkpoints, self.model, self.model.optimizer, self.state)
 
         done = epoch + 1 - self._start.epoch
         left = (now - self._began) / done * (self._epochs - epoch - 1)
-        best = " *" if self.progress.best_epoch == epoch + 1 else ""
+        best = " *" if self.state.best_epoch == epoch + 1 else ""
         self._report(
             f"epoch {epoch + 1:>{len(str(self._epochs))}}/{self._epochs}  {images_per_second:7,.0f} images/s  "
             f"loss {logs['loss']:.4f}  accuracy {logs['accuracy']:.4f}  "
@@ -118,15 +118,15 @@ class EpochRecords(keras.callbacks.Callback):
             f"{duration(left)} left"
         )
 
-    def _update_progress(self, epoch: int, logs: dict[str, Any], row: dict[str, str]) -> None:
+    def _update_state(self, epoch: int, logs: dict[str, Any], row: dict[str, str]) -> None:
         accuracy, loss = float(logs["val_accuracy"]), float(logs["val_loss"])
         # A small validation split ties often; among equals the lower loss is the better network.
-        is_best = (accuracy, -loss) > (self.progress.best_accuracy, -self.progress.best_loss)
+        is_best = (accuracy, -loss) > (self.state.best_accuracy, -self.state.best_loss)
         best = {"best_epoch": epoch, "best_accuracy": accuracy, "best_loss": loss} if is_best else {}
-        self.progress = dataclasses.replace(
-            self.progress,
+        self.state = dataclasses.replace(
+            self.state,
             epoch=epoch,
-            rows=(*self.progress.rows, row),
+            rows=(*self.state.rows, row),
             seconds=self._start.seconds + time.perf_counter() - self._began,
             cpu_seconds=self._start.cpu_seconds + time.process_time() - self._began_cpu,
             **best,

@@ -58,7 +58,7 @@ def save_checkpoint(
     directory: str | os.PathLike[str],
     model: keras.Model,
     optimizer: keras.optimizers.Optimizer,
-    progress: TrainingState,
+    state: TrainingState,
 ) -> Path:
     """Writes the checkpoint of an epoch and removes those that are neither among the newest nor the best.
 
@@ -66,19 +66,19 @@ def save_checkpoint(
         directory: The folder of checkpoints.
         model: The network in training.
         optimizer: Its optimizer.
-        progress: How far it is.
+        state: How far it is.
 
     Returns:
         The file.
     """
     arrays = {name: np.asarray(variable) for name, variable in _variables(model, optimizer)}
-    arrays["progress"] = np.frombuffer(json.dumps(dataclasses.asdict(progress)).encode(), np.uint8)
-    path = checkpoint_path(directory, progress.epoch)
+    arrays["progress"] = np.frombuffer(json.dumps(dataclasses.asdict(state)).encode(), np.uint8)
+    path = checkpoint_path(directory, state.epoch)
     with atomic_file(path) as temporary, open(temporary, "wb") as file:
         np.savez(file, **arrays)
     kept = sorted(_epochs(directory))[-KEPT:]
     for epoch in _epochs(directory):
-        if epoch not in kept and epoch != progress.best_epoch:
+        if epoch not in kept and epoch != state.best_epoch:
             checkpoint_path(directory, epoch).unlink()
     return path
 
@@ -105,7 +105,7 @@ def load_checkpoint(
             check_sizes(archive.zip)
             arrays = {name: archive[name] for name in archive.files}
         stored = json.loads(arrays.pop("progress").tobytes())
-        progress = TrainingState(**{**stored, "rows": tuple(stored.get("rows", ()))})
+        state = TrainingState(**{**stored, "rows": tuple(stored.get("rows", ()))})
     except DAMAGED_ARCHIVE as error:
         raise UserError(f"The checkpoint {path} is damaged: {error}.") from None
     variables = dict(_variables(model, optimizer))
@@ -116,7 +116,7 @@ def load_checkpoint(
             raise UserError(f"The checkpoint {path} belongs to another network: {name} has another shape.")
     for name, variable in variables.items():
         variable.assign(arrays[name])
-    return progress
+    return state
 
 
 def restore_newest(
@@ -140,27 +140,27 @@ def restore_newest(
     for epoch in sorted(_epochs(directory), reverse=True):
         path = checkpoint_path(directory, epoch)
         try:
-            progress = load_checkpoint(path, model, optimizer)
+            state = load_checkpoint(path, model, optimizer)
         except UserError as error:
             if "damaged" not in str(error):
                 raise
             report(f"{error} Going back to the one before it.")
             path.unlink()
             continue
-        return _with_a_best_that_exists(directory, progress, report)
+        return _with_a_best_that_exists(directory, state, report)
     return TrainingState()
 
 
 def _with_a_best_that_exists(
-    directory: str | os.PathLike[str], progress: TrainingState, report: Callable
+    directory: str | os.PathLike[str], state: TrainingState, report: Callable
 ) -> TrainingState:
-    best = checkpoint_path(directory, progress.best_epoch)
-    if not progress.best_epoch or _is_whole(best):
-        return progress
+    best = checkpoint_path(directory, state.best_epoch)
+    if not state.best_epoch or _is_whole(best):
+        return state
     report(f"The best checkpoint {best} is missing or damaged; the best one is counted anew from here on.")
     unknown = TrainingState()
     return dataclasses.replace(
-        progress,
+        state,
         best_epoch=unknown.best_epoch,
         best_accuracy=unknown.best_accuracy,
         best_loss=unknown.best_loss,

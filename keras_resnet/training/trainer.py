@@ -153,7 +153,7 @@ def train(
         report=report,
     ):
         # Where it stopped
-        progress = restore_newest(run.checkpoints, twin, twin.optimizer, report=report)
+        state = restore_newest(run.checkpoints, twin, twin.optimizer, report=report)
         report(
             f"{run.path}: {recipe.model} ({model.count_params():,} parameters) on {data.name}, "
             f"{len(data.train):,} training, {len(data.validation):,} validation, {len(data.test):,} test images"
@@ -161,16 +161,16 @@ def train(
         for label, count in (data.bad_images or {}).items():
             if count:
                 report(f"Skipped {count} unreadable images in class {label}.")
-        if progress.epoch:
-            report(f"Resuming after epoch {progress.epoch} of {recipe.epochs}.")
+        if state.epoch:
+            report(f"Resuming after epoch {state.epoch} of {recipe.epochs}.")
 
         # Epochs
-        if progress.epoch < recipe.epochs:
+        if state.epoch < recipe.epochs:
             with named_unreadable_files(data.train, data.validation):
-                progress = _fit(twin, recipe, data, preprocessing, augmentation, run, progress, report, writes)
+                state = _fit(twin, recipe, data, preprocessing, augmentation, run, state, report, writes)
 
         # The best network
-        load_checkpoint(checkpoint_path(run.checkpoints, progress.best_epoch), twin, twin.optimizer)
+        load_checkpoint(checkpoint_path(run.checkpoints, state.best_epoch), twin, twin.optimizer)
         if recipe.ema_decay:
             twin.optimizer.finalize_variable_values(twin.trainable_variables)
         copy_weights(twin, model)
@@ -180,11 +180,11 @@ def train(
         result = RunResult(
             path=run.path,
             saved_model=served / SAVED_MODEL_VERSION,
-            best_epoch=progress.best_epoch,
-            validation_accuracy=progress.best_accuracy,
+            best_epoch=state.best_epoch,
+            validation_accuracy=state.best_accuracy,
             test=test,
-            seconds=progress.seconds,
-            cpu_seconds=progress.cpu_seconds,
+            seconds=state.seconds,
+            cpu_seconds=state.cpu_seconds,
         )
         if writes:
             # The test metrics come last: they mark the run as finished.
@@ -309,15 +309,15 @@ def _fit(
     preprocessing: Preprocessing,
     augmentation: str,
     run: RunDirectory,
-    progress: TrainingState,
+    state: TrainingState,
     report: Callable[[str], None],
     writes: bool,
 ) -> TrainingState:
     steps = steps_per_epoch(data.train, recipe.batch_size)
     counts = {"steps": steps, "batch_size": recipe.batch_size, "epochs": recipe.epochs}
-    records = EpochRecords(run, start=progress, report=report, writes=writes, **counts)
+    records = EpochRecords(run, start=state, report=report, writes=writes, **counts)
     callbacks = [
-        StopOnLostLoss(run, lambda: records.progress),
+        StopOnLostLoss(run, lambda: records.state),
         *([AveragedWeights()] if recipe.ema_decay else []),
         *([StepBar(**counts)] if writes and sys.stderr.isatty() else []),
         *([keras.callbacks.TensorBoard(run.tensorboard, write_graph=False)] if writes else []),
@@ -329,19 +329,19 @@ def _fit(
             preprocessing,
             batch_size=recipe.batch_size,
             seed=recipe.seed,
-            first_epoch=progress.epoch,
+            first_epoch=state.epoch,
             epochs=recipe.epochs,
             augmentation=augmentation,
         ),
         validation_data=evaluation_batches(data.validation, preprocessing, batch_size=recipe.batch_size),
         steps_per_epoch=steps,
-        initial_epoch=progress.epoch,
+        initial_epoch=state.epoch,
         epochs=recipe.epochs,
         callbacks=callbacks,
         shuffle=False,  # the pipeline has done it
         verbose=0,
     )
-    return records.progress
+    return records.state
 
 
 def _describe(data: "DatasetSpec") -> dict[str, Any]:

@@ -8,7 +8,7 @@ import urllib.request
 from pathlib import Path
 
 from keras_resnet.errors import UserError
-from keras_resnet.progress import Progress
+from keras_resnet.progress import ProgressBar
 from keras_resnet.storage import atomic_file
 from keras_resnet.weights.catalog import PublishedWeights
 
@@ -84,7 +84,7 @@ def _download(url: str, path: Path, digest: str) -> None:
 
 def _copy(response, target: Path, expected: int, *, name: str) -> int:
     received = 0
-    progress = Progress()
+    progress = ProgressBar()
     progress.begin(name, expected or None, "B")
     with open(target, "wb") as file:
         while chunk := response.read(CHUNK_BYTES):

@@ -1,23 +1,21 @@
-"""The harness, and what each benchmark yields at its smallest."""
+"""The harness; what each benchmark yields is tested with its command."""
 
 import time
 
 import numpy as np
 import pytest
 
-from keras_resnet.benchmarks.exports import benchmark_exports
-from keras_resnet.benchmarks.heatmaps import FORWARD, THEIRS, benchmark_heatmaps
 from keras_resnet.benchmarks.inputs import pipeline_seconds
 from keras_resnet.benchmarks.turns import Seconds, take_turns
 from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.data.splits import ArraySplit
 from keras_resnet.errors import UserError
-from keras_resnet.progress import Progress
+from keras_resnet.progress import ProgressBar
 
 
 @pytest.fixture
 def progress():
-    progress = Progress(show=False)
+    progress = ProgressBar(show=False)
     progress.begin("turns", None)
     return progress
 
@@ -53,25 +51,3 @@ def test_the_pipeline_is_timed_without_a_network():
     assert cpu > 0
     with pytest.raises(UserError, match="more than 0 seconds"):
         pipeline_seconds(split, settings, batch_size=8, seconds=0)
-
-
-def test_heat_maps_are_measured_beside_the_forward_pass():
-    rows = benchmark_heatmaps("resnet8", image_size=16, batch_size=2, rounds=1)
-    assert [row["method"] for row in rows] == [FORWARD, "gradcam_closed_form", "gradcam_gradient", THEIRS]
-    assert rows[0]["times_the_forward_pass"] == 1
-    assert rows[-1]["times_tf_keras_vis_images_per_second"] == 1
-    assert all(row["traced_again"] == 0 for row in rows)
-
-
-@pytest.mark.slow
-def test_every_export_is_measured_beside_its_plain_one():
-    rows = benchmark_exports("resnet8", batches=(1, 2), turns=1, progress=Progress(show=False))
-    servers = [row["contestant"] for row in rows if not row["contestant"].startswith("tflite")]
-    phones = [row["contestant"] for row in rows if row["contestant"].startswith("tflite")]
-    assert len(servers) == 2 * len(set(servers))  # both batches
-    assert {"plain model.export", "SavedModel", "keras predict", "SavedModel with heat map"} <= set(servers)
-    assert len(phones) == len(set(phones)) == 5  # the plain one; float32 and int8, each with and without a heat map
-    for row in rows:
-        assert row["images_per_second"] == pytest.approx(row["batch"] / row["median_ms"] * 1e3, rel=0.02)  # rounded
-        if row["contestant"] == row["against"]:
-            assert row["speedup"] == 1

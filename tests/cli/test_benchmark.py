@@ -38,14 +38,49 @@ def test_training_is_measured_beside_plain_keras(tmp_path, capsys):
     assert written["hardware"]
 
 
+def test_heat_maps_are_measured_beside_the_forward_pass(tmp_path, capsys):
+    results = tmp_path / "explain.csv"
+    arguments = ["explain", "--model", "resnet8", "--image-size", "16", "--batch-size", "2", "--rounds", "1"]
+    assert benchmark.main([*arguments, "--json", "--results", str(results)]) == 0
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    assert [row["method"] for row in rows] == [
+        "forward pass", "gradcam_closed_form", "gradcam_gradient", "gradcam_tf_keras_vis"
+    ]  # fmt: skip
+    assert {row["traced_again"] for row in rows} == {0}
+    assert rows[0]["times_the_forward_pass"] == 1
+    assert rows[-1]["times_tf_keras_vis_images_per_second"] == 1
+    assert len(list(csv.DictReader(results.open()))) == 4
+    assert benchmark.main(["explain", "--model", "resnet9"]) == 2
+    assert benchmark.main(["explain", "--rounds", "0"]) == 2
+
+
 @pytest.mark.slow
-def test_exports_are_measured(tmp_path, capsys):
-    argv = ["--models", "resnet8", "--batches", "1", "--turns", "1", "--json", "--results", str(tmp_path / "r.csv")]
+def test_every_export_is_measured_beside_its_plain_one(tmp_path, capsys):
+    argv = [
+        "--models",
+        "resnet8",
+        "--batches",
+        "1",
+        "2",
+        "--turns",
+        "1",
+        "--json",
+        "--results",
+        str(tmp_path / "r.csv"),
+    ]
     assert benchmark.main(["export", *argv]) == 0
     rows = json.loads(capsys.readouterr().out)["rows"]
     with open(tmp_path / "r.csv") as file:
         assert [row["contestant"] for row in csv.DictReader(file)] == [row["contestant"] for row in rows]
-    assert len(rows) >= 4 + 5  # server formats, .tflite files
+    servers = [row["contestant"] for row in rows if not row["contestant"].startswith("tflite")]
+    phones = [row["contestant"] for row in rows if row["contestant"].startswith("tflite")]
+    assert len(servers) == 2 * len(set(servers))  # both batches
+    assert {"plain model.export", "SavedModel", "keras predict", "SavedModel with heat map"} <= set(servers)
+    assert len(phones) == len(set(phones)) == 5  # the plain one; float32 and int8, each with and without a heat map
+    for row in rows:
+        assert row["images_per_second"] == pytest.approx(row["batch"] / row["median_ms"] * 1e3, rel=0.02)  # rounded
+        if row["contestant"] == row["against"]:
+            assert row["speedup"] == 1
 
 
 @pytest.mark.slow

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from keras_resnet.cli import benchmark
 from keras_resnet.cli.explain import main
 from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.data.sources import load_source
@@ -204,21 +203,6 @@ def test_help_comes_without_tensorflow():
     code += "print('tensorflow' in sys.modules or 'keras' in sys.modules)"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert shown.strip() == "False"
-
-
-def test_benchmark_measures_every_contestant(tmp_path, capsys):
-    results = tmp_path / "explain.csv"
-    arguments = ["explain", "--model", "resnet8", "--image-size", "16", "--batch-size", "2", "--rounds", "1"]
-    assert benchmark.main([*arguments, "--json", "--results", str(results)]) == 0
-    rows = json.loads(capsys.readouterr().out)["rows"]
-    assert [row["method"] for row in rows] == [
-        "forward pass", "gradcam_closed_form", "gradcam_gradient", "gradcam_tf_keras_vis"
-    ]  # fmt: skip
-    assert {row["traced_again"] for row in rows} == {0}
-    assert rows[0]["times_the_forward_pass"] == 1
-    assert len(list(csv.DictReader(results.open()))) == 4
-    assert benchmark.main(["explain", "--model", "resnet9"]) == 2
-    assert benchmark.main(["explain", "--rounds", "0"]) == 2
 
 
 def test_long_and_odd_file_names_are_drawn(run, tmp_path, capsys):

@@ -8,7 +8,8 @@ from keras_resnet.artifact import artifact_of
 from keras_resnet.data.images import read_image
 from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.errors import UserError
-from keras_resnet.explanation.files import Overlay, UnreadableImage, explain_files, read_inputs
+from keras_resnet.explanation.files import Overlay, explain_files
+from keras_resnet.explanation.inputs import UnreadableImage, read_inputs
 from keras_resnet.explanation.methods import explain
 from keras_resnet.models.resnet import build_model
 
