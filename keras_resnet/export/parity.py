@@ -153,7 +153,8 @@ def run_artifact(
     """
     environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
     if name == "source":  # it alone needs this project
-        environment["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
+        # "" is the folder of an interactive session or a notebook; the environment has no way to write it.
+        environment["PYTHONPATH"] = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         np.save(place / "images.npy", images)

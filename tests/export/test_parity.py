@@ -1,8 +1,14 @@
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.errors import UserError
 from keras_resnet.export.parity import compare, kl_divergence, mean_correlation, run_artifact
+from keras_resnet.models.resnet import build_model
+from keras_resnet.storage import save_model
 
 
 def distributions(count=200, classes=5, seed=0):
@@ -72,3 +78,14 @@ def test_an_artifact_that_does_not_run_is_named(tmp_path):
     (tmp_path / "broken.tflite").write_bytes(b"\0" * 100)
     with pytest.raises(UserError, match=r"broken\.tflite does not run"):
         run_artifact("int8", tmp_path / "broken.tflite", np.zeros((1, 4, 4, 3), np.uint8), threads=1)
+
+
+def test_the_source_runs_from_an_interactive_session_in_the_checkout(tmp_path, monkeypatch):
+    root = Path(__file__).parents[2]
+    settings = Preprocessing(16, 16, 3, (0.5,) * 3, (0.2,) * 3)
+    save_model(build_model("resnet8", num_classes=3, input_shape=(16, 16, 3)), tmp_path / "model.keras", settings)
+    monkeypatch.chdir(root)
+    # As a notebook's: "" in place of the folder that the package lies in.
+    monkeypatch.setattr(sys, "path", ["", *(entry for entry in sys.path if entry and Path(entry).resolve() != root)])
+    found = run_artifact("source", tmp_path / "model.keras", np.zeros((2, 16, 16, 3), np.uint8), threads=1)
+    assert found["peak_bytes"] > 1e6
