@@ -13,6 +13,7 @@ MOMENTUM_FORMS = ("nesterov", "classical")
 DECAY_FORMS = ("l2", "decoupled")
 SCHEDULES = ("cosine", "step", "constant")
 LOSSES = ("cross_entropy", "bce")
+CLASS_BALANCES = ("none", "weights", "sampler")
 
 # Weights
 HEADS = ("auto", "new")

@@ -60,12 +60,18 @@ class Evaluation:
     per_class: tuple[ClassScore, ...]
     confusion: tuple[tuple[int, ...], ...]
 
+    @property
+    def balanced_accuracy(self) -> float:
+        """Mean recall of the classes that have examples, 0..1: small classes count as much as large ones."""
+        return float(np.mean([score.recall for score in self.per_class if score.recall is not None]))
+
     def to_dict(self) -> dict[str, Any]:
         """Returns the metrics as a dictionary that JSON can hold."""
         return {
             "count": self.count,
             "top1": self.top1,
             "top5": self.top5,
+            "balanced_accuracy": self.balanced_accuracy,
             "loss": self.loss,
             "ece": self.ece,
             "per_class": [vars(score) for score in self.per_class],
@@ -177,6 +183,8 @@ def table(evaluation: Evaluation) -> str:
     totals = [f"top-1 {evaluation.top1:.2%}"]
     if evaluation.top5 is not None:
         totals.append(f"top-5 {evaluation.top5:.2%}")
+    if len({score.support for score in evaluation.per_class}) > 1:
+        totals.append(f"balanced accuracy {evaluation.balanced_accuracy:.2%}")
     totals += [f"loss {evaluation.loss:.4f}", f"calibration error {evaluation.ece:.4f}"]
     lines = [f"{evaluation.count:,} examples: " + ", ".join(totals), ""]
     width = max(5, *(len(score.name) for score in evaluation.per_class))

@@ -17,9 +17,9 @@ from keras_resnet.progress import ProgressBar
 from keras_resnet.training.callbacks import StopOnLostLoss
 from keras_resnet.training.checkpoints import TrainingState
 from keras_resnet.training.fused_normalization import training_twin
+from keras_resnet.training.networks import compile_twin, create_network
 from keras_resnet.training.recipes import Recipe
 from keras_resnet.training.runs import RunDirectory
-from keras_resnet.training.trainer import compile_twin, create_network
 
 
 def benchmark_training(

@@ -15,16 +15,17 @@ Training drops the last, ragged batch: TensorFlow's oneDNN kernels on the proces
 step came in a second batch size.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
 from keras_resnet.data.augmentation import Augmentation, parse_augmentation
-from keras_resnet.data.order import BATCHES, IMAGES, draw_seeds, permutation
+from keras_resnet.data.order import BATCHES, IMAGES, balanced_positions, draw_seeds, permutation
 from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.data.reading import Reader, open_split, parallel_map
-from keras_resnet.data.splits import Split
+from keras_resnet.data.splits import Split, StreamSplit
 from keras_resnet.data.transforms import normalize, preprocess, resize_image
 from keras_resnet.errors import UserError
 
@@ -38,6 +39,7 @@ def training_batches(
     epochs: int,
     first_epoch: int = 0,
     augmentation: str = "none",
+    balanced: bool = False,
 ) -> tf.data.Dataset:
     """Builds the stream of training batches.
 
@@ -50,6 +52,8 @@ def training_batches(
             epochs first_epoch … epochs - 1.
         first_epoch: The epoch to begin with: 0, or where an interrupted run resumes.
         augmentation: What `parse_augmentation` reads.
+        balanced: Whether every class comes equally often: examples of small classes come more than once an epoch,
+            and not all of large ones.
 
     Returns:
         A dataset of (images, targets): float32 [batch_size, height, width, channels], normalized, and labels, int32
@@ -72,9 +76,17 @@ def training_batches(
             "preprocessing has none. Give it labels."
         )
     reader = open_split(split, preprocessing.channels)
-    plan = _Plan(tf.data.Dataset.range(first_epoch, epochs, output_type=tf.int32), seed, steps, batch_size)
+    if balanced and isinstance(split, StreamSplit):
+        raise UserError("Record files are read in a stream, which cannot be balanced. Weight the classes instead.")
+
+    def positions(epoch: tf.Tensor) -> tf.Tensor:
+        if balanced:
+            return balanced_positions(seed, epoch, split.labels)
+        return permutation(seed, epoch, len(split))
+
+    plan = _Plan(tf.data.Dataset.range(first_epoch, epochs, output_type=tf.int32), seed, steps, batch_size, positions)
     if reader.batch is not None and augment.image is None:
-        batches = _gathered_batches(reader, len(split), preprocessing, plan)
+        batches = _gathered_batches(reader, preprocessing, plan)
     else:
         batches = _batches_of_images(reader, augment, preprocessing, plan)
     seeds = plan.epochs.flat_map(
@@ -91,20 +103,24 @@ def training_batches(
 
 
 class _Plan(NamedTuple):
-    """What the order of a training depends on: its epochs (a dataset of numbers), and the steps and batches of each."""
+    """What the order of a training depends on: its epochs (a dataset of numbers), and the steps and batches of each.
+
+    `positions` is epoch → int32 [count], for splits whose examples have positions.
+    """
 
     epochs: tf.data.Dataset
     seed: int
     steps: int
     batch_size: int
+    positions: Callable[[tf.Tensor], tf.Tensor]
 
 
-def _gathered_batches(reader: Reader, count: int, preprocessing: Preprocessing, plan: _Plan) -> tf.data.Dataset:
+def _gathered_batches(reader: Reader, preprocessing: Preprocessing, plan: _Plan) -> tf.data.Dataset:
     """Batches of images that are in memory at one size: each is gathered as a whole."""
     size = [preprocessing.height, preprocessing.width, preprocessing.channels]
 
     def positions(epoch: tf.Tensor) -> tf.data.Dataset:
-        order = permutation(plan.seed, epoch, count)[: plan.steps * plan.batch_size]
+        order = plan.positions(epoch)[: plan.steps * plan.batch_size]
         return tf.data.Dataset.from_tensor_slices(tf.reshape(order, [plan.steps, plan.batch_size]))
 
     def gather(positions: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -123,7 +139,11 @@ def _batches_of_images(
 
     def examples(epoch: tf.Tensor) -> tf.data.Dataset:
         seeds = tf.data.Dataset.from_tensor_slices(draw_seeds(plan.seed, epoch, IMAGES, count))
-        return tf.data.Dataset.zip(reader.ordered(plan.seed, epoch).take(count), seeds)
+        if reader.ordered is not None:
+            order = reader.ordered(plan.seed, epoch)
+        else:
+            order = tf.data.Dataset.from_tensor_slices(plan.positions(epoch))
+        return tf.data.Dataset.zip(order.take(count), seeds)
 
     def one_image(example: Any, image_seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         image, label = reader.example(example)

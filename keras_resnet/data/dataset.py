@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from keras_resnet.data.preprocessing import Preprocessing
-from keras_resnet.data.splits import ArraySplit, Split, hold_out, require_examples
+from keras_resnet.data.splits import ArraySplit, Split, hold_out, joined, require_examples
 from keras_resnet.errors import UserError
 
 # Channel statistics of ImageNet's training images, the usual choice for photographs.
@@ -78,6 +78,20 @@ class DatasetSpec:
         height, width, channels = self.image_shape
         settings = Preprocessing(height, width, channels, self.mean, self.std, labels=self.labels)
         return dataclasses.replace(settings, **changes)
+
+    def with_validation(self, fraction: float) -> "DatasetSpec":
+        """Cuts training and validation images anew; the test stays as it is.
+
+        Args:
+            fraction: The part of each class's training and validation images together that becomes validation, 0..1.
+
+        Raises:
+            UserError: The examples are a stream of records, or too few.
+        """
+        train, test = joined(self.train, self.validation), self.test
+        kept, held_out = hold_out(train.labels, fraction)
+        require_examples(held_out, "validation", "two training images of a class")
+        return dataclasses.replace(self, train=train.part(kept), validation=train.part(held_out), test=test)
 
     @classmethod
     def from_arrays(

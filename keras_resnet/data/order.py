@@ -3,11 +3,12 @@
 They do not depend on the epochs before, the number of threads or where a run was interrupted.
 """
 
+import numpy as np
 import tensorflow as tf
 
 ALGORITHM = "philox"  # named, because the default differs between devices
 
-ORDER, IMAGES, BATCHES, RECORDS = range(4)  # what a number is drawn for
+ORDER, IMAGES, BATCHES, RECORDS, TURNS = range(5)  # what a number is drawn for
 
 
 def permutation(seed: int, epoch: tf.Tensor, count: int) -> tf.Tensor:
@@ -25,6 +26,33 @@ def permutation(seed: int, epoch: tf.Tensor, count: int) -> tf.Tensor:
         [count], _purpose(seed, epoch, ORDER), minval=None, maxval=None, dtype=tf.int32, alg=ALGORITHM
     )
     return tf.argsort(keys, stable=True)
+
+
+def balanced_positions(seed: int, epoch: tf.Tensor, labels: np.ndarray) -> tf.Tensor:
+    """Draws the order of an epoch in which every class comes equally often.
+
+    Classes take turns; the examples of a class come in a random order, and again from its first one where the class has
+    fewer than its share.
+
+    Args:
+        seed: The seed of the run, 0..2³¹-1.
+        epoch: int32 scalar, from 0.
+        labels: int [count], the class of each example.
+
+    Returns:
+        int32 [count]: positions, some more than once, others not at all.
+    """
+    count = len(labels)
+    shuffled = permutation(seed, epoch, count)
+    by_class = tf.gather(shuffled, tf.argsort(tf.gather(labels.astype(np.int32), shuffled), stable=True))
+    _, sizes = np.unique(labels, return_counts=True)
+    starts = np.cumsum(sizes) - sizes
+    turns, classes = np.divmod(np.arange(count), len(sizes))
+    slots = (starts[classes] + turns % sizes[classes]).astype(np.int32)
+    keys = tf.random.stateless_uniform(
+        [count], _purpose(seed, epoch, TURNS), minval=None, maxval=None, dtype=tf.int32, alg=ALGORITHM
+    )
+    return tf.gather(tf.gather(by_class, slots), tf.argsort(keys, stable=True))
 
 
 def draw_seeds(seed: int, epoch: tf.Tensor, purpose: int, count: int) -> tf.Tensor:

@@ -33,14 +33,15 @@ class Reader:
 
     Attributes:
         example: What `ordered` and `in_sequence` hold → (uint8 image [h, w, c], int32 label).
-        ordered: (seed, epoch) → dataset of the epoch's examples.
+        ordered: (seed, epoch) → dataset of the epoch's examples; None where their positions (int32) are what `example`
+            takes, so that any order can be had.
         in_sequence: () → dataset of all examples in the split's order.
         batch: int positions [n] → (uint8 images [n, h, w, c], int32 labels [n]); None where sizes differ or images are
             not in memory.
     """
 
     example: Callable[[Any], tuple[tf.Tensor, tf.Tensor]]
-    ordered: Callable[[int, tf.Tensor], tf.data.Dataset]
+    ordered: Callable[[int, tf.Tensor], tf.data.Dataset] | None
     in_sequence: Callable[[], tf.data.Dataset]
     batch: Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]] | None = None
 
@@ -66,7 +67,7 @@ def open_split(split: Split, channels: int, *, keep: bool = True) -> Reader:
 
     return Reader(
         example=with_label,
-        ordered=lambda seed, epoch: tf.data.Dataset.from_tensor_slices(permutation(seed, epoch, len(split))),
+        ordered=None,
         in_sequence=lambda: tf.data.Dataset.range(len(split), output_type=tf.int32),
         batch=with_label if is_batch else None,
     )

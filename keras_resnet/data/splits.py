@@ -35,6 +35,10 @@ class ArraySplit:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def part(self, chosen: np.ndarray) -> "ArraySplit":
+        """Returns the examples at some positions, int [n]."""
+        return ArraySplit(*(None if array is None else array[chosen] for array in vars(self).values()))
+
 
 @dataclass(frozen=True, eq=False)
 class FileSplit:
@@ -57,6 +61,11 @@ class FileSplit:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def part(self, chosen: np.ndarray) -> "FileSplit":
+        """Returns the examples at some positions, int [n]."""
+        paths = tuple(self.paths[position] for position in chosen)
+        return FileSplit(paths, self.labels[chosen], self.sizes[chosen], self.decoders[chosen])
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,6 +96,21 @@ class StreamSplit:
 
 
 Split = ArraySplit | FileSplit | StreamSplit
+
+
+def joined(first: Split, second: Split) -> ArraySplit | FileSplit:
+    """Returns the examples of two splits of one data set, one behind the other.
+
+    Raises:
+        UserError: They are streams of records.
+    """
+    if isinstance(first, ArraySplit) and isinstance(second, ArraySplit):
+        pairs = zip(vars(first).values(), vars(second).values(), strict=True)
+        return ArraySplit(*(None if a is None or b is None else np.concatenate([a, b]) for a, b in pairs))
+    if isinstance(first, FileSplit) and isinstance(second, FileSplit):
+        arrays = (np.concatenate([getattr(first, n), getattr(second, n)]) for n in ("labels", "sizes", "decoders"))
+        return FileSplit(first.paths + second.paths, *arrays)
+    raise UserError("Record files are read in a stream, which cannot be cut. Leave validation out.")
 
 
 def hold_out(labels: np.ndarray, fraction: float) -> tuple[np.ndarray, np.ndarray]:

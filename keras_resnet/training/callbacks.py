@@ -44,15 +44,45 @@ class StopOnLostLoss(keras.callbacks.Callback):
 
 
 class AveragedWeights(keras.callbacks.Callback):
-    """Validates with the averaged weights that the optimizer keeps, and puts the trained ones back."""
+    """Validates with the averaged weights that the optimizer keeps, and puts the trained ones back.
+
+    Args:
+        average: Gives the network its averaged weights, with the statistics that belong to them.
+    """
+
+    def __init__(self, average: Callable[[], None]):
+        super().__init__()
+        self._average = average
 
     def on_test_begin(self, logs: Any = None) -> None:
-        self._trained = [variable.numpy() for variable in self.model.trainable_variables]
-        self.model.optimizer.finalize_variable_values(self.model.trainable_variables)
+        self._trained = self.model.get_weights()
+        self._average()
 
     def on_test_end(self, logs: Any = None) -> None:
-        for variable, value in zip(self.model.trainable_variables, self._trained, strict=True):
-            variable.assign(value)
+        self.model.set_weights(self._trained)
+
+
+class EarlyStopping(keras.callbacks.Callback):
+    """Stops when no epoch has been the best one for a while: a function of the state, so that a resumed run agrees.
+
+    Args:
+        patience: Epochs.
+        state: How far the training is, with the epoch that just ended.
+        report: Takes a line of text.
+    """
+
+    def __init__(self, patience: int, state: Callable[[], TrainingState], report: Callable[[str], None]):
+        super().__init__()
+        self._patience, self._state, self._report = patience, state, report
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        state = self._state()
+        if state.has_stopped(self._patience):
+            self.model.stop_training = True
+            self._report(f"Stopped: epoch {state.best_epoch} has been the best one for {self._patience} epochs.")
+
+
+_LOGGED = ("loss", "accuracy", "val_loss", "val_accuracy", "val_balanced_accuracy")
 
 
 class EpochRecords(keras.callbacks.Callback):
@@ -99,7 +129,7 @@ class EpochRecords(keras.callbacks.Callback):
         row = {
             "epoch": str(epoch + 1),
             "learning_rate": f"{float(self.model.optimizer.learning_rate):.6g}",
-            **{name: f"{float(logs[name]):.6f}" for name in ("loss", "accuracy", "val_loss", "val_accuracy")},
+            **{name: f"{float(logs[name]):.6f}" for name in _LOGGED if name in logs},
             "images_per_second": f"{images_per_second:.1f}",
             "seconds": f"{now - self._epoch_began:.2f}",
         }
@@ -119,7 +149,8 @@ class EpochRecords(keras.callbacks.Callback):
         )
 
     def _update_state(self, epoch: int, logs: dict[str, Any], row: dict[str, str]) -> None:
-        accuracy, loss = float(logs["val_accuracy"]), float(logs["val_loss"])
+        # Where classes are to count alike, the network is chosen by an accuracy under which they do.
+        accuracy, loss = float(logs.get("val_balanced_accuracy", logs["val_accuracy"])), float(logs["val_loss"])
         # A small validation split ties often; among equals the lower loss is the better network.
         is_best = (accuracy, -loss) > (self.state.best_accuracy, -self.state.best_loss)
         best = {"best_epoch": epoch, "best_accuracy": accuracy, "best_loss": loss} if is_best else {}

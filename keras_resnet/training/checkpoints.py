@@ -33,7 +33,7 @@ class TrainingState:
     Attributes:
         epoch: Epochs that are complete.
         best_epoch: The epoch, counted from 1, after which validation accuracy was highest; 0 before the first.
-        best_accuracy: That accuracy, 0..1.
+        best_accuracy: That accuracy, 0..1; the balanced one where classes count alike.
         best_loss: The validation loss after that epoch; it decides between equal accuracies.
         seconds: Wall time spent so far, over all sessions.
         cpu_seconds: Processor time spent so far, over all sessions.
@@ -47,6 +47,10 @@ class TrainingState:
     seconds: float = 0.0
     cpu_seconds: float = 0.0
     rows: tuple[dict[str, str], ...] = ()
+
+    def has_stopped(self, patience: int | None) -> bool:
+        """Whether the last `patience` epochs brought no better one; never without a patience."""
+        return patience is not None and self.epoch - self.best_epoch >= patience
 
 
 def checkpoint_path(directory: str | os.PathLike[str], epoch: int) -> Path:

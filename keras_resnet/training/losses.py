@@ -1,8 +1,10 @@
 """The loss and the accuracy of a classifier, for labels and for targets that augmentation has mixed."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_resnet.choices import LOSSES
@@ -15,6 +17,8 @@ class CrossEntropy(keras.losses.Loss):
     Args:
         classes: Number of classes.
         smoothing: The part of each target that is spread evenly over all classes, 0..1.
+        class_weights: A weight for each class; None weights all the same. An example's loss is multiplied by the
+            weight of its class, or by the mean over its classes where they are mixed.
 
     `y_true` is the labels [batch], or probabilities [batch, classes]; `y_pred` is the logits [batch, classes].
 
@@ -22,11 +26,14 @@ class CrossEntropy(keras.losses.Loss):
         Szegedy et al. 2016, arXiv:1512.00567, section 7 (label smoothing).
     """
 
-    def __init__(self, classes: int, smoothing: float = 0.0):
+    def __init__(self, classes: int, smoothing: float = 0.0, class_weights: Sequence[float] | None = None):
         super().__init__(name="cross_entropy")
-        self._classes, self._smoothing = classes, smoothing
+        self._classes, self._smoothing, self._class_weights = classes, smoothing, class_weights
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
+        return _weighted(self._losses(y_true, y_pred), y_true, self._class_weights)
+
+    def _losses(self, y_true: Any, y_pred: Any) -> Any:
         if not _is_distribution(y_true, self._classes):
             labels = ops.reshape(ops.cast(y_true, "int32"), [-1])
             if not self._smoothing:
@@ -44,6 +51,7 @@ class BinaryCrossEntropy(keras.losses.Loss):
         classes: Number of classes.
         smoothing: The part of labels that is spread evenly over all classes, 0..1; mixed targets stay as they are.
         threshold: Targets above it count as 1, the others as 0; None takes them as they are.
+        class_weights: As for `CrossEntropy`.
 
     `y_true` and `y_pred` as for `CrossEntropy`.
 
@@ -51,11 +59,21 @@ class BinaryCrossEntropy(keras.losses.Loss):
         Wightman et al. 2021, "ResNet strikes back", arXiv:2110.00476, section 3.
     """
 
-    def __init__(self, classes: int, smoothing: float = 0.0, threshold: float | None = None):
+    def __init__(
+        self,
+        classes: int,
+        smoothing: float = 0.0,
+        threshold: float | None = None,
+        class_weights: Sequence[float] | None = None,
+    ):
         super().__init__(name="binary_cross_entropy")
         self._classes, self._smoothing, self._threshold = classes, smoothing, threshold
+        self._class_weights = class_weights
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
+        return _weighted(self._losses(y_true, y_pred), y_true, self._class_weights)
+
+    def _losses(self, y_true: Any, y_pred: Any) -> Any:
         if not _is_distribution(y_true, self._classes):
             y_true = ops.one_hot(ops.reshape(ops.cast(y_true, "int32"), [-1]), self._classes)
             y_true = y_true * (1.0 - self._smoothing) + self._smoothing / self._classes
@@ -65,7 +83,12 @@ class BinaryCrossEntropy(keras.losses.Loss):
 
 
 def create_loss(
-    name: str, classes: int, *, smoothing: float = 0.0, threshold: float | None = None
+    name: str,
+    classes: int,
+    *,
+    smoothing: float = 0.0,
+    threshold: float | None = None,
+    class_weights: Sequence[float] | None = None,
 ) -> keras.losses.Loss:
     """Builds a loss by name.
 
@@ -74,17 +97,26 @@ def create_loss(
         classes: Number of classes.
         smoothing: Label smoothing, 0..1.
         threshold: Of "bce", see `BinaryCrossEntropy`.
+        class_weights: A weight for each class, see `CrossEntropy`.
 
     Raises:
         UserError: The name is unknown.
     """
     if name not in LOSSES:
         raise unknown_name("loss", name, LOSSES)
-    return (
-        CrossEntropy(classes, smoothing)
-        if name == "cross_entropy"
-        else BinaryCrossEntropy(classes, smoothing, threshold)
-    )
+    if name == "cross_entropy":
+        return CrossEntropy(classes, smoothing, class_weights)
+    return BinaryCrossEntropy(classes, smoothing, threshold, class_weights)
+
+
+def balanced_weights(labels: np.ndarray, classes: int) -> tuple[float, ...]:
+    """Returns weights under which every class counts the same: examples / (classes · examples of the class).
+
+    Args:
+        labels: int [examples], the class of each training example.
+        classes: Number of classes; each has an example.
+    """
+    return tuple((len(labels) / (classes * np.bincount(labels, minlength=classes))).tolist())
 
 
 class Accuracy(keras.metrics.MeanMetricWrapper):
@@ -99,12 +131,46 @@ class Accuracy(keras.metrics.MeanMetricWrapper):
         self._classes = classes
 
     def _hits(self, y_true: Any, y_pred: Any) -> Any:
-        if _is_distribution(y_true, self._classes):
-            labels = ops.argmax(y_true, axis=-1)
-        else:
-            labels = ops.reshape(ops.cast(y_true, "int32"), [-1])
-        hits = ops.equal(ops.cast(labels, "int32"), ops.cast(ops.argmax(y_pred, axis=-1), "int32"))
+        hits = ops.equal(_labels(y_true, self._classes), ops.cast(ops.argmax(y_pred, axis=-1), "int32"))
         return ops.cast(hits, self.dtype)
+
+
+class BalancedAccuracy(keras.metrics.Metric):
+    """Mean over the classes of the part of their examples whose largest logit is that of their class, 0..1.
+
+    Args:
+        classes: Number of classes. Those without examples do not count.
+    """
+
+    def __init__(self, classes: int):
+        super().__init__(name="balanced_accuracy")
+        self._classes = classes
+        self._hits = self.add_weight(shape=(classes,), initializer="zeros", name="hits")
+        self._counts = self.add_weight(shape=(classes,), initializer="zeros", name="counts")
+
+    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
+        labels = ops.one_hot(_labels(y_true, self._classes), self._classes)
+        predicted = ops.one_hot(ops.argmax(y_pred, axis=-1), self._classes)
+        self._hits.assign_add(ops.sum(labels * predicted, axis=0))
+        self._counts.assign_add(ops.sum(labels, axis=0))
+
+    def result(self) -> Any:
+        recalls = self._hits / ops.maximum(self._counts, 1.0)
+        return ops.sum(recalls) / ops.maximum(ops.sum(ops.cast(self._counts > 0, "float32")), 1.0)
+
+
+def _weighted(losses: Any, y_true: Any, class_weights: Sequence[float] | None) -> Any:
+    if class_weights is None:
+        return losses
+    weights = ops.convert_to_tensor(class_weights, losses.dtype)
+    if _is_distribution(y_true, len(class_weights)):
+        return losses * ops.sum(ops.cast(y_true, losses.dtype) * weights, axis=-1)
+    return losses * ops.take(weights, ops.reshape(ops.cast(y_true, "int32"), [-1]))
+
+
+def _labels(y_true: Any, classes: int) -> Any:
+    labels = ops.argmax(y_true, axis=-1) if _is_distribution(y_true, classes) else ops.reshape(y_true, [-1])
+    return ops.cast(labels, "int32")
 
 
 def _is_distribution(y_true: Any, classes: int) -> bool:

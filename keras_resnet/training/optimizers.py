@@ -8,6 +8,7 @@ are left alone (Goyal et al. 2017, arXiv:1706.02677, section 5.3; He et al. 2019
   arXiv:1711.05101).
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -16,9 +17,65 @@ from keras_resnet.choices import DECAY_FORMS, MOMENTUM_FORMS, OPTIMIZERS
 from keras_resnet.errors import unknown_name
 
 
-class _AveragesUpdates:
-    """Averages weights once per update: Keras does at every step, accumulated ones that change no weight included."""
+class _Extended:
+    """What is added to Keras' optimizers: variables with rates of their own, adaptive clipping, averages of updates.
 
+    Args:
+        rate_factors: (variable, factor of its learning rate); the others have 1.
+        clip_factor: The largest norm of a gradient beside that of its weights; None leaves gradients as they are.
+        unclipped: Variables that adaptive clipping leaves alone.
+    """
+
+    def __init__(
+        self,
+        *arguments: Any,
+        rate_factors: Sequence[tuple[Any, float]] = (),
+        clip_factor: float | None = None,
+        unclipped: Sequence[Any] = (),
+        **options: Any,
+    ):
+        super().__init__(*arguments, **options)
+        self._rate_factors = {self._var_key(variable): factor for variable, factor in rate_factors if factor != 1.0}
+        self._clip_factor = clip_factor
+        self._unclipped = {self._var_key(variable) for variable in unclipped}
+
+    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+        factor = self._rate_factors.get(self._var_key(variable), 1.0)
+        super().update_step(gradient, variable, learning_rate if factor == 1.0 else learning_rate * factor)
+
+    def _apply_weight_decay(self, variables: Any) -> None:
+        # Decoupled decay is in proportion to the rate, so that a slower variable decays more slowly, too.
+        groups: dict[float, list] = {}
+        for variable in variables:
+            groups.setdefault(self._rate_factors.get(self._var_key(variable), 1.0), []).append(variable)
+        decay = self.weight_decay
+        for factor, group in groups.items():
+            self.weight_decay = decay if decay is None or factor == 1.0 else decay * factor
+            super()._apply_weight_decay(group)
+        self.weight_decay = decay
+
+    def _backend_apply_gradients(self, grads: Any, trainable_variables: Any) -> None:
+        # Behind a function, because Keras counts variables among an object's attributes as its own.
+        variables = list(trainable_variables)
+        self._clipped_variables = lambda: variables
+        super()._backend_apply_gradients(grads, trainable_variables)
+
+    def _clip_gradients(self, grads: Any) -> Any:
+        grads = super()._clip_gradients(grads)
+        if self._clip_factor is None:
+            return grads
+        return [
+            gradient
+            if gradient is None or self._var_key(variable) in self._unclipped
+            else clip_adaptively(gradient, variable, self._clip_factor)
+            for gradient, variable in zip(grads, self._clipped_variables(), strict=True)
+        ]
+
+    def finalize_variable_values(self, var_list: Any) -> None:
+        # Keras pairs averages with the list by position, and its `fit` leaves the frozen variables out of it.
+        super().finalize_variable_values(self._trainable_variables)
+
+    # Once per update: Keras averages at every step, accumulated ones that change no weight included.
     def _update_model_variables_moving_average(self, trainable_variables: Any) -> None:
         average = super()._update_model_variables_moving_average
         if not self.gradient_accumulation_steps:
@@ -28,19 +85,19 @@ class _AveragesUpdates:
         keras.ops.cond(is_update, lambda: average(trainable_variables), lambda: None)
 
 
-class SGD(_AveragesUpdates, keras.optimizers.SGD):
+class SGD(_Extended, keras.optimizers.SGD):
     """Keras' SGD."""
 
 
-class AdamW(_AveragesUpdates, keras.optimizers.AdamW):
+class AdamW(_Extended, keras.optimizers.AdamW):
     """Keras' AdamW (Loshchilov & Hutter 2019, arXiv:1711.05101)."""
 
 
-class Lamb(_AveragesUpdates, keras.optimizers.Lamb):
+class Lamb(_Extended, keras.optimizers.Lamb):
     """Keras' LAMB (You et al. 2020, arXiv:1904.00962); its decay is decoupled, outside the trust ratio."""
 
 
-class Lion(_AveragesUpdates, keras.optimizers.Lion):
+class Lion(_Extended, keras.optimizers.Lion):
     """Keras' Lion (Chen et al. 2023, arXiv:2302.06675)."""
 
 
@@ -62,6 +119,33 @@ class L2SGD(SGD):
 ADAPTIVE = {"adamw": AdamW, "lamb": Lamb, "lion": Lion}
 
 
+def clip_adaptively(gradient: Any, weights: Any, factor: float) -> Any:
+    """Scales the gradient of each unit down to a part of the norm of its weights.
+
+    A unit is an output channel of a convolution or dense layer, and the whole of a bias or scale.
+
+    Args:
+        gradient: The gradient, of the weights' shape.
+        weights: float [..., units], or [units] for a bias or scale.
+        factor: The part, above 0.
+
+    Returns:
+        The gradient, of the same shape and dtype.
+
+    Reference:
+        Brock et al. 2021, arXiv:2102.06171, section 4.1, equation 3; weights count with a norm of at least 1e-3.
+    """
+    ops = keras.ops
+    axes = tuple(range(len(weights.shape) - 1)) or None
+
+    def norm(values: Any) -> Any:
+        return ops.sqrt(ops.sum(ops.square(values), axis=axes, keepdims=True))
+
+    limit = ops.maximum(norm(ops.cast(weights, gradient.dtype)), 1e-3) * factor
+    size = norm(gradient)
+    return ops.where(size > limit, gradient * (limit / ops.maximum(size, 1e-6)), gradient)
+
+
 def decays(variable: Any) -> bool:
     """Whether weight decay acts on a variable: kernels have two dimensions or more, scales and biases one."""
     return len(variable.shape) > 1
@@ -77,6 +161,8 @@ def create_optimizer(
     weight_decay: float = 0.0,
     decay_form: str = "l2",
     clip_norm: float | None = None,
+    clip_factor: float | None = None,
+    rate_factors: Sequence[tuple[Any, float]] = (),
     accumulate: int = 1,
     ema_decay: float = 0.0,
 ) -> keras.optimizers.Optimizer:
@@ -91,6 +177,9 @@ def create_optimizer(
         weight_decay: λ, at least 0.
         decay_form: "l2" or "decoupled", of SGD; the others decouple it.
         clip_norm: The norm of all gradients together that they are scaled down to; None leaves them as they are.
+        clip_factor: The part of its weights' norm that a unit's gradient is scaled down to, see `clip_adaptively`; the
+            layer "logits" is left alone, as in the publication. None clips nothing.
+        rate_factors: (variable, factor of its learning rate); the others have 1.
         accumulate: Steps whose gradients are averaged for one update.
         ema_decay: The part of the averaged weights that a step keeps; 0 keeps no average.
 
@@ -106,7 +195,13 @@ def create_optimizer(
         raise unknown_name("decay form", decay_form, DECAY_FORMS)
     if name not in OPTIMIZERS:
         raise unknown_name("optimizer", name, OPTIMIZERS)
-    options: dict[str, Any] = {"learning_rate": learning_rate, "global_clipnorm": clip_norm}
+    options: dict[str, Any] = {
+        "learning_rate": learning_rate,
+        "global_clipnorm": clip_norm,
+        "clip_factor": clip_factor,
+        "rate_factors": rate_factors,
+        "unclipped": [v for layer in model.layers if layer.name == "logits" for v in layer.trainable_variables],
+    }
     if accumulate > 1:
         options["gradient_accumulation_steps"] = accumulate
     if ema_decay:

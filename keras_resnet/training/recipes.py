@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from keras_resnet.choices import BAD_IMAGES, DECAY_FORMS, LOSSES, MOMENTUM_FORMS, OPTIMIZERS, SCHEDULES
+from keras_resnet.choices import BAD_IMAGES, CLASS_BALANCES, DECAY_FORMS, LOSSES, MOMENTUM_FORMS, OPTIMIZERS, SCHEDULES
 from keras_resnet.data.preprocessing import RESIZES
 from keras_resnet.distribution import DEVICES, PRECISIONS, XLA
 from keras_resnet.errors import UserError, unknown_name
@@ -34,6 +34,17 @@ class Recipe:
     )
     resize: str = _setting("squash", "how images get to that size: stretched, or cropped", choices=RESIZES)
     crop_fraction: float = _setting(1.0, "part of the side that the centre crop keeps", above=0.0, maximum=1.0)
+    validation: float | None = _setting(
+        None, "part of the training images to choose by; default: the data set's own", kind=float, above=0.0, below=1.0
+    )
+    train_image_size: int | None = _setting(
+        None, "height and width of training images; default: those of the network input", kind=int, minimum=1
+    )
+    class_balance: str = _setting(
+        "none",
+        "make classes count alike: by weights in the loss, or by drawing",
+        choices=CLASS_BALANCES,
+    )
     augmentation: str = _setting(
         "default", "random changes of training images, as crop_flip,mixup:0.2; default: the data set's"
     )
@@ -52,11 +63,25 @@ class Recipe:
     )
 
     epochs: int = _setting(40, "passes over the training images", minimum=1)
+    patience: int | None = _setting(
+        None, "epochs without a better one after which training stops; default: never", kind=int, minimum=1
+    )
+    head_epochs: int = _setting(0, "first epochs, in which the head trains alone", minimum=0)
+    unfreeze_epochs: int = _setting(
+        0, "epochs from one stage's joining to that of the stage below it; 0: all at once", minimum=0
+    )
+    freeze_until: str | None = _setting(None, "first stage that trains, as stage3 or head; default: all", kind=str)
+    layer_decay: float = _setting(
+        1.0, "what the learning rate is multiplied by from a block to the one below it", above=0.0, maximum=1.0
+    )
     batch_size: int = _setting(64, "images per step", minimum=1)
     optimizer: str = _setting("sgd", "what updates the weights", choices=OPTIMIZERS)
     accumulate: int = _setting(1, "steps whose gradients are averaged for one update", minimum=1)
     clip_norm: float | None = _setting(
         None, "norm that all gradients together are scaled down to; default: none", kind=float, above=0.0
+    )
+    clip_factor: float | None = _setting(
+        None, "part of its weights' norm that a unit's gradient is scaled down to; default: none", kind=float, above=0.0
     )
     learning_rate: float = _setting(0.1, "highest learning rate", above=0.0)
     schedule: str = _setting(
@@ -83,6 +108,9 @@ class Recipe:
         below=1.0,
     )
     label_smoothing: float = _setting(0.0, "probability spread evenly over all classes", minimum=0.0, below=1.0)
+    teacher: str | None = _setting(None, "network or exported file to learn from as well; default: none", kind=str)
+    teacher_temperature: float = _setting(1.0, "what softens the answers of both", above=0.0)
+    teacher_weight: float = _setting(0.5, "the teacher's part in the loss", minimum=0.0, maximum=1.0)
     ema_decay: float = _setting(
         0.0, "part of the averaged weights that a step keeps; 0: no averaging", minimum=0.0, below=1.0
     )
@@ -104,6 +132,11 @@ class Recipe:
             )
         if self.target_threshold is not None and self.loss != "bce":
             raise UserError(f"target_threshold belongs to loss bce, got loss {self.loss}. Leave it out.")
+        if self.head_epochs >= self.epochs and self.head_epochs:
+            raise UserError(
+                f"head_epochs must be below epochs ({self.epochs}), got {self.head_epochs}. "
+                "Lower it, or give freeze_until head to train nothing else."
+            )
         if self.warmup_epochs is not None and self.warmup_epochs > self.epochs:
             raise UserError(
                 f"warmup_epochs must be at most epochs ({self.epochs}), got {self.warmup_epochs:g}. Lower it."

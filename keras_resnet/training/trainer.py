@@ -9,13 +9,13 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
 
-from keras_resnet.applications import create_model
 from keras_resnet.artifact import artifact_of
 from keras_resnet.data.augmentation import parse_augmentation
 from keras_resnet.data.batches import evaluation_batches, steps_per_epoch, training_batches
@@ -29,7 +29,9 @@ from keras_resnet.export.formats import SAVED_MODEL_VERSION
 from keras_resnet.export.saved_model import export_saved_model
 from keras_resnet.models.registry import get_config
 from keras_resnet.storage import check_writable, save_model, write_json
-from keras_resnet.training.callbacks import AveragedWeights, EpochRecords, StepBar, StopOnLostLoss
+from keras_resnet.training.batch_statistics import IMAGES as STATISTICS_IMAGES
+from keras_resnet.training.batch_statistics import BatchStatistics
+from keras_resnet.training.callbacks import AveragedWeights, EarlyStopping, EpochRecords, StepBar, StopOnLostLoss
 from keras_resnet.training.checkpoints import (
     KEPT,
     TrainingState,
@@ -37,13 +39,12 @@ from keras_resnet.training.checkpoints import (
     load_checkpoint,
     restore_newest,
 )
-from keras_resnet.training.fused_normalization import copy_weights, training_twin
-from keras_resnet.training.losses import Accuracy, create_loss
-from keras_resnet.training.optimizers import create_optimizer
-from keras_resnet.training.recipes import Recipe, parse_milestones
+from keras_resnet.training.fine_tuning import Freezing
+from keras_resnet.training.fused_normalization import copy_weights
+from keras_resnet.training.losses import balanced_weights
+from keras_resnet.training.networks import compile_twin, create_network, create_twin
+from keras_resnet.training.recipes import Recipe
 from keras_resnet.training.runs import RunDirectory, check_run, default_name, open_run
-from keras_resnet.training.schedules import Schedule
-from keras_resnet.weights.loading import learnt_preprocessing
 
 if TYPE_CHECKING:
     from keras_resnet.data.dataset import DatasetSpec
@@ -119,6 +120,8 @@ def train(
         seed=recipe.seed,
         bad_images=recipe.bad_images,
     )
+    if recipe.validation is not None:
+        data = data.with_validation(recipe.validation)
     if recipe.batch_size > len(data.train):
         lowered = len(data.train) - len(data.train) % strategy.num_replicas_in_sync
         report(f"batch_size {recipe.batch_size:,} is lowered to {lowered:,}: there are no more training images.")
@@ -135,8 +138,38 @@ def train(
     # Network: `model` is the one that is stored, `twin` the one that trains.
     with strategy.scope():
         model, preprocessing = create_network(recipe, data)
-        twin = training_twin(model, precision=recipe.precision)
-        compile_twin(twin, recipe, steps=steps, jit_compile=jit_compile(recipe.xla, strategy))
+        twin = create_twin(model, recipe, preprocessing)
+        compile_twin(
+            twin,
+            recipe,
+            steps=steps,
+            jit_compile=jit_compile(recipe.xla, strategy),
+            class_weights=balanced_weights(data.train.labels, len(data.labels))
+            if recipe.class_balance == "weights"
+            else None,
+        )
+    freezing = Freezing(
+        twin,
+        head_epochs=recipe.head_epochs,
+        unfreeze_epochs=recipe.unfreeze_epochs,
+        freeze_until=recipe.freeze_until,
+    )
+    stream = partial(
+        training_batches,
+        data.train,
+        _at_size(preprocessing, recipe.train_image_size),
+        batch_size=recipe.batch_size,
+        seed=recipe.seed,
+        augmentation=augmentation,
+        balanced=recipe.class_balance == "sampler",
+    )
+    statistics = BatchStatistics(twin) if recipe.ema_decay else None
+
+    def average() -> None:
+        """Gives the twin its averaged weights, and the statistics that belong to them."""
+        twin.optimizer.finalize_variable_values(twin.trainable_variables)
+        batches = min(steps, -(-STATISTICS_IMAGES // recipe.batch_size))
+        statistics.measure(stream(epochs=1).take(batches))
 
     weights_bytes = 4 * model.count_params()
     if writes:
@@ -165,17 +198,24 @@ def train(
             report(f"Resuming after epoch {state.epoch} of {recipe.epochs}.")
 
         # Epochs
-        if state.epoch < recipe.epochs:
+        if state.epoch < recipe.epochs and not state.has_stopped(recipe.patience):
             with named_unreadable_files(data.train, data.validation):
-                state = _fit(twin, recipe, data, preprocessing, augmentation, run, state, report, writes)
+                validation = evaluation_batches(data.validation, preprocessing, batch_size=recipe.batch_size)
+                state = _fit(twin, recipe, stream, validation, [freezing], average, run, steps, state, report, writes)
 
         # The best network
         load_checkpoint(checkpoint_path(run.checkpoints, state.best_epoch), twin, twin.optimizer)
-        if recipe.ema_decay:
-            twin.optimizer.finalize_variable_values(twin.trainable_variables)
-        copy_weights(twin, model)
         with named_unreadable_files(data.test):
+            both = {}
+            if recipe.ema_decay:
+                copy_weights(twin, model)
+                both["trained_weights"] = _short(evaluate_model(artifact_of(model, preprocessing), data.test))
+                freezing.freeze(state.best_epoch - 1)  # frozen statistics stay what they were
+                average()
+            copy_weights(twin, model)
             test = evaluate_model(artifact_of(model, preprocessing), data.test)
+            if recipe.ema_decay:
+                both["averaged_weights"] = _short(test)
 
         result = RunResult(
             path=run.path,
@@ -194,6 +234,7 @@ def train(
                 run.test_metrics,
                 {
                     **test.to_dict(),
+                    **both,
                     "best_epoch": result.best_epoch,
                     "validation_accuracy": result.validation_accuracy,
                     "training_seconds": round(result.seconds, 1),
@@ -203,145 +244,53 @@ def train(
     return result
 
 
+def _short(evaluation: Evaluation) -> dict[str, float]:
+    return {"top1": evaluation.top1, "loss": evaluation.loss, "ece": evaluation.ece}
+
+
 def _silent(line: str) -> None:
     """Takes the lines of a worker that is not the chief."""
-
-
-def create_network(recipe: Recipe, data: "DatasetSpec") -> tuple[keras.Model, Preprocessing]:
-    """Builds the float32 network of a recipe for a data set, and the preprocessing that belongs to it.
-
-    Args:
-        recipe: The settings.
-        data: The data set.
-
-    Returns:
-        The network, which returns logits, and its preprocessing.
-    """
-    height, width, channels = data.image_shape
-    options = {
-        "drop_rate": recipe.drop_rate,
-        "stochastic_depth_rate": recipe.stochastic_depth_rate,
-        "last_gamma": recipe.last_gamma,
-    }
-    model = create_model(
-        recipe.model,
-        num_classes=len(data.labels),
-        input_shape=(height, width, channels),
-        weights=recipe.weights,
-        **{option: value for option, value in options.items() if value},
-    )
-    preprocessing = Preprocessing(
-        height=height,
-        width=width,
-        channels=channels,
-        mean=data.mean,
-        std=data.std,
-        resize=recipe.resize,
-        crop_fraction=recipe.crop_fraction,
-        labels=data.labels,
-    )
-    # Weights belong to pixels like those that they were trained on.
-    learnt = learnt_preprocessing(model, recipe.weights, name=recipe.model) if recipe.weights else None
-    if learnt is not None:
-        preprocessing = dataclasses.replace(
-            preprocessing,
-            mean=learnt.mean,
-            std=learnt.std,
-            color_order=learnt.color_order,
-            interpolation=learnt.interpolation,
-        )
-    return model, preprocessing
-
-
-def compile_twin(twin: keras.Model, recipe: Recipe, *, steps: int, jit_compile: bool | str) -> None:
-    """Gives a network the loss, optimizer and metrics of a recipe.
-
-    Args:
-        twin: The network that trains.
-        recipe: The settings.
-        steps: Steps per epoch.
-        jit_compile: From `distribution.jit_compile`.
-    """
-    classes = twin.output_shape[-1]
-    warmup_epochs = recipe.epochs / 20 if recipe.warmup_epochs is None else recipe.warmup_epochs
-    updates = steps * recipe.epochs // recipe.accumulate
-    if not updates:
-        raise UserError(
-            f"accumulate must be at most the steps of the training ({steps * recipe.epochs:,}), got "
-            f"{recipe.accumulate:,}. Lower it."
-        )
-    optimizer = create_optimizer(
-        twin,
-        learning_rate=Schedule(
-            name=recipe.schedule,
-            learning_rate=recipe.learning_rate,
-            steps=updates,
-            warmup_steps=round(updates * warmup_epochs / recipe.epochs),
-            milestones=parse_milestones(recipe.milestones),
-            decay_factor=recipe.decay_factor,
-            final_learning_rate=recipe.final_learning_rate,
-        ),
-        name=recipe.optimizer,
-        momentum=recipe.momentum,
-        momentum_form=recipe.momentum_form,
-        weight_decay=recipe.weight_decay,
-        decay_form=recipe.decay_form,
-        clip_norm=recipe.clip_norm,
-        accumulate=recipe.accumulate,
-        ema_decay=recipe.ema_decay,
-    )
-    if recipe.precision == "mixed_float16":
-        optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
-    optimizer.build(twin.trainable_variables)
-    twin.compile(
-        optimizer=optimizer,
-        loss=create_loss(recipe.loss, classes, smoothing=recipe.label_smoothing, threshold=recipe.target_threshold),
-        metrics=[Accuracy(classes)],
-        auto_scale_loss=False,
-        jit_compile=jit_compile,
-    )
 
 
 def _fit(
     twin: keras.Model,
     recipe: Recipe,
-    data: "DatasetSpec",
-    preprocessing: Preprocessing,
-    augmentation: str,
+    stream: Callable[..., Any],
+    validation: Any,
+    callbacks: list[keras.callbacks.Callback],
+    average: Callable[[], None],
     run: RunDirectory,
+    steps: int,
     state: TrainingState,
     report: Callable[[str], None],
     writes: bool,
 ) -> TrainingState:
-    steps = steps_per_epoch(data.train, recipe.batch_size)
     counts = {"steps": steps, "batch_size": recipe.batch_size, "epochs": recipe.epochs}
     records = EpochRecords(run, start=state, report=report, writes=writes, **counts)
-    callbacks = [
+    everything = [
         StopOnLostLoss(run, lambda: records.state),
-        *([AveragedWeights()] if recipe.ema_decay else []),
+        *callbacks,
+        *([AveragedWeights(average)] if recipe.ema_decay else []),
         *([StepBar(**counts)] if writes and sys.stderr.isatty() else []),
         *([keras.callbacks.TensorBoard(run.tensorboard, write_graph=False)] if writes else []),
         records,
+        *([EarlyStopping(recipe.patience, lambda: records.state, report)] if recipe.patience else []),
     ]
     twin.fit(
-        training_batches(
-            data.train,
-            preprocessing,
-            batch_size=recipe.batch_size,
-            seed=recipe.seed,
-            first_epoch=state.epoch,
-            epochs=recipe.epochs,
-            augmentation=augmentation,
-        ),
-        validation_data=evaluation_batches(data.validation, preprocessing, batch_size=recipe.batch_size),
+        stream(first_epoch=state.epoch, epochs=recipe.epochs),
+        validation_data=validation,
         steps_per_epoch=steps,
         initial_epoch=state.epoch,
         epochs=recipe.epochs,
-        callbacks=callbacks,
+        callbacks=everything,
         shuffle=False,  # the pipeline has done it
         verbose=0,
     )
     return records.state
+
+
+def _at_size(preprocessing: Preprocessing, size: int | None) -> Preprocessing:
+    return preprocessing if size is None else dataclasses.replace(preprocessing, height=size, width=size)
 
 
 def _describe(data: "DatasetSpec") -> dict[str, Any]:

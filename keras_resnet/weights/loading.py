@@ -52,7 +52,7 @@ def load_weights(model_or_name: keras.Model | str, source: Any, *, head: str = "
             a checkpoint of PyTorch (`.pth`, `.th`, `.pt`, `.bin`, `.safetensors`) as torchvision, timm and the CIFAR
             repositories write them, or a state dict;
             keras.applications' weights (`.h5`, `.weights.h5`, `.keras`), or one of its models;
-            a `.keras` file of ours;
+            a `.keras` file of ours, or a run directory;
             an entry of the catalogue or its tag ("torchvision:IMAGENET1K_V2"; "imagenet" is the network's default).
         head: "auto" keeps the network's own logits, with a warning, when it has another number of classes than the
             source; "new" keeps them in any case.
@@ -127,7 +127,7 @@ def read_source(source: Any, *, model_name: str) -> ReadWeights:
         published = source
         path = fetch(published)
     else:
-        path = Path(source)
+        path = _file_of(source)
         published = _recognised(path)
     framework, tensors = _read_file(path)
     return ReadWeights(str(path), framework, tensors, published)
@@ -163,7 +163,7 @@ def learnt_preprocessing(model: keras.Model, source: Any, *, name: str | None = 
         source = find_weights(name or model.name, str(source))
     published = source if isinstance(source, PublishedWeights) else None
     if isinstance(source, str | os.PathLike):
-        path = Path(source)
+        path = _file_of(source)
         if path.suffix == ".keras" and path.is_file():
             return _stored_preprocessing(path, model)
         published = _recognised(path)
@@ -183,6 +183,12 @@ def _stored_preprocessing(path: Path, model: keras.Model) -> Preprocessing | Non
         return None
     labels = stored.labels if len(stored.labels) == model.output_shape[-1] else ()
     return dataclasses.replace(stored, height=height or stored.height, width=width or stored.width, labels=labels)
+
+
+def _file_of(source: str | os.PathLike[str]) -> Path:
+    """A run directory or an export's folder stands for its model.keras."""
+    inside = Path(source) / "model.keras"
+    return inside if inside.is_file() else Path(source)
 
 
 def _recognised(path: Path) -> PublishedWeights | None:

@@ -11,6 +11,7 @@ from PIL import Image
 
 from keras_resnet.data import reading
 from keras_resnet.data.batches import evaluation_batches, steps_per_epoch, training_batches
+from keras_resnet.data.dataset import DatasetSpec
 from keras_resnet.data.folder import scan_files
 from keras_resnet.data.images import read_image
 from keras_resnet.data.preprocessing import Preprocessing
@@ -281,3 +282,34 @@ def test_a_sample_holds_the_images_of_its_labels(arrays):
 def test_what_breaks_a_rule_is_refused(arrays, options, message):
     with pytest.raises(UserError, match=message):
         training_batches(arrays, SETTINGS, **{"batch_size": 4, "seed": 0, "epochs": 2, **options})
+
+
+def test_a_balanced_order_draws_every_class_equally_often_and_every_example_in_time():
+    rng = np.random.default_rng(0)
+    labels = np.repeat([0, 1, 2], [40, 15, 5]).astype(np.int32)
+    images = rng.integers(0, 256, (60, 16, 16, 3), np.uint8)
+    split = ArraySplit(images, labels)
+    options = {"batch_size": 20, "seed": 3, "epochs": 4, "balanced": True}
+    drawn = list(training_batches(split, SETTINGS, **options).as_numpy_iterator())
+    assert len(drawn) == 4 * 3
+    for epoch in range(4):
+        epoch_labels = np.concatenate([batch[1] for batch in drawn[3 * epoch : 3 * epoch + 3]])
+        assert np.bincount(epoch_labels).tolist() == [20, 20, 20]
+    keys = {image.tobytes() for batch, _ in drawn for image in batch}
+    assert len(keys) > 50  # a class of 40 shows 20 an epoch, others each time
+    later = list(training_batches(split, SETTINGS, **options, first_epoch=2).as_numpy_iterator())
+    for (a, x), (b, y) in zip(drawn[6:], later, strict=True):
+        np.testing.assert_array_equal(a, b)
+        np.testing.assert_array_equal(x, y)
+
+
+def test_validation_is_cut_anew_from_training_images_alone(arrays):
+    labels = np.arange(40, dtype=np.int32) % 2
+    images = np.random.default_rng(0).integers(0, 256, (40, 8, 8, 1), np.uint8)
+    data = DatasetSpec.from_arrays(images[:30], labels[:30], images[30:], labels[30:])
+    cut = data.with_validation(0.4)
+    assert (len(cut.train), len(cut.validation), len(cut.test)) == (18, 12, 10)
+    assert cut.test is data.test
+    parts = [{image.tobytes() for image in split.images} for split in (cut.train, cut.validation)]
+    assert not parts[0] & parts[1]
+    assert parts[0] | parts[1] == {image.tobytes() for image in images[:30]}

@@ -5,7 +5,7 @@ import pytest
 from keras_resnet.choices import OPTIMIZERS
 from keras_resnet.errors import UserError
 from keras_resnet.models.resnet import build_model
-from keras_resnet.training.optimizers import ADAPTIVE, create_optimizer, decays
+from keras_resnet.training.optimizers import ADAPTIVE, clip_adaptively, create_optimizer, decays
 
 
 @pytest.fixture(scope="module")
@@ -111,3 +111,39 @@ def test_an_unknown_optimizer_is_refused(model):
     assert set(OPTIMIZERS) == {"sgd", *ADAPTIVE}
     with pytest.raises(UserError, match=r"Unknown optimizer 'adam'. Closest: 'adamw'"):
         create_optimizer(model, learning_rate=0.1, name="adam")
+
+
+@pytest.mark.parametrize("gradient", [0.5, 0.0], ids=["gradient", "decay"])
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_slower_variables_move_by_their_part(model, name, gradient):
+    factors = [(v, 0.25) for v in model.trainable_variables if v.path.startswith("stage1")]
+    decay = 0.0 if gradient else 0.1  # one at a time: together they have a product, in the rate's square
+    options = {"gradient": gradient, "name": name, "weight_decay": decay, "decay_form": "decoupled"}
+    plain, slowed = one_step(model, **options), one_step(model, **options, rate_factors=factors)
+    for path, after in plain.items():
+        part = 0.25 if path.startswith("stage1") else 1.0
+        # A weight starts at 1, so that float32 rounds its steps to about 1e-7.
+        np.testing.assert_allclose(1.0 - slowed[path], part * (1.0 - after), rtol=1e-4, atol=5e-7)
+
+
+def test_adaptive_clipping_is_the_publications(model):
+    rng = np.random.default_rng(0)
+    for shape in ((3, 3, 4, 8), (6, 5), (7,)):
+        weights = rng.normal(size=shape).astype("float32")
+        gradient = (rng.normal(size=shape) * rng.choice([0.001, 10.0], size=shape[-1])).astype("float32")
+        if len(shape) == 1:
+            gradient *= 10
+        clipped = np.asarray(clip_adaptively(keras.ops.convert_to_tensor(gradient), weights, 0.01))
+        units = (slice(None),) if len(shape) == 1 else tuple((..., unit) for unit in range(shape[-1]))
+        for unit in units:
+            limit = 0.01 * max(np.linalg.norm(weights[unit]), 1e-3)
+            size = np.linalg.norm(gradient[unit])
+            expected = gradient[unit] * min(1.0, limit / size)
+            np.testing.assert_allclose(clipped[unit], expected, rtol=1e-5, atol=1e-9)  # float32
+
+
+def test_adaptive_clipping_spares_the_logits(model):
+    before = one_step(model, gradient=100.0)
+    after = one_step(model, gradient=100.0, clip_factor=0.01)
+    for path, values in after.items():
+        assert np.array_equal(values, before[path]) == path.startswith("logits"), path
