@@ -14,6 +14,10 @@ VERBS = {
     "models": ("keras_resnet.cli.models:main", "what networks there are and what each costs"),
     "recipes": ("keras_resnet.cli.recipes:main", "what recipes there are, their settings and published results"),
     "plot": ("keras_resnet.cli.plot:main", "a network's stages as a picture"),
+    "plot-augmentation": (
+        "keras_resnet.cli.plot_augmentation:main",
+        "training images as an augmentation changes them, as a picture",
+    ),
     "benchmark": ("keras_resnet.cli.benchmark:main", "images per second of input and training"),
 }
 

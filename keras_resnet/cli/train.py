@@ -13,7 +13,7 @@ from keras_resnet.cli import script
 from keras_resnet.errors import UserError
 from keras_resnet.models.registry import get_config
 from keras_resnet.storage import append_row
-from keras_resnet.training.named_recipes import get_named_recipe
+from keras_resnet.training.named_recipes import recipe_settings
 from keras_resnet.training.recipes import Recipe, load_settings, setting_kind
 from keras_resnet.training.runs import RunDirectory, default_name
 
@@ -135,8 +135,7 @@ def _train(arguments: argparse.Namespace, given: list[str]) -> int:
 def _recipe(arguments: argparse.Namespace) -> Recipe:
     settings = {}
     if arguments.recipe:
-        is_file = Path(arguments.recipe).suffix or Path(arguments.recipe).is_file()
-        settings = load_settings(arguments.recipe) if is_file else get_named_recipe(arguments.recipe).settings
+        settings = recipe_settings(arguments.recipe)
     elif arguments.resume and arguments.name:
         # `--resume --name NAME` needs no more: the run knows its settings.
         stored = RunDirectory(Path(arguments.runs) / arguments.name).recipe

@@ -5,9 +5,11 @@ network that the published result is of. `differences` says where a recipe is no
 """
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from keras_resnet.errors import unknown_name
+from keras_resnet.training.recipes import load_settings
 
 
 @dataclass(frozen=True)
@@ -109,3 +111,13 @@ def get_named_recipe(name: str) -> NamedRecipe:
     if name not in RECIPES:
         raise unknown_name("recipe", name, RECIPES)
     return RECIPES[name]
+
+
+def recipe_settings(recipe: str) -> dict[str, Any]:
+    """Returns the settings of a recipe by its name, or of a recipe file or a run's recipe.json.
+
+    Raises:
+        UserError: There is no such recipe or file, or the file is damaged.
+    """
+    is_file = Path(recipe).suffix or Path(recipe).is_file()
+    return dict(load_settings(recipe) if is_file else get_named_recipe(recipe).settings)
