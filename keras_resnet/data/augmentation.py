@@ -17,9 +17,21 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from keras_resnet.data.augmentation_policies import (
+    CIFAR_POLICIES,
+    IMAGENET_POLICIES,
+    aug_mix,
+    auto_augment,
+    color_jitter,
+    increasing_rand_augment,
+    pca_noise,
+    rand_augment,
+    trivial_augment,
+)
 from keras_resnet.data.augmentation_steps import (
     cutmix,
     mixup,
+    mixup_cutmix,
     random_crop,
     random_erasing,
     random_flip,
@@ -32,11 +44,16 @@ from keras_resnet.errors import UserError, unknown_name
 
 
 class Option(NamedTuple):
-    """A number that a step takes: its default, and the range that it must lie in."""
+    """A number that a step takes: its default, the range that it must lie in, and whether it must be whole."""
 
     default: float
     minimum: float
     maximum: float
+    is_whole: bool = False
+
+
+_PROBABILITY = Option(1.0, 0.0, 1.0)
+_OPERATIONS = Option(2, 1, 10, is_whole=True)
 
 
 @dataclass(frozen=True)
@@ -158,9 +175,10 @@ def _parse_options(name: str, values: list[str]) -> dict[str, float]:
             number = float(value)
         except ValueError:
             number = math.nan
-        if not rule.minimum <= number <= rule.maximum:
+        if not rule.minimum <= number <= rule.maximum or (rule.is_whole and number != int(number)):
+            kind = "whole number" if rule.is_whole else "number"
             raise UserError(
-                f"The option {option} of the augmentation {name} must be a number from {rule.minimum:g} to "
+                f"The option {option} of the augmentation {name} must be a {kind} from {rule.minimum:g} to "
                 f"{rule.maximum:g}, got {value!r}."
             )
         options[option] = number
@@ -192,13 +210,64 @@ AUGMENTATIONS: dict[str, Step] = {
     "mixup": Step(
         "blend each image and its label with another one",
         batch=mixup,
-        options={"alpha": Option(0.2, 0.01, 100.0)},
+        options={"alpha": Option(0.2, 0.01, 100.0), "probability": _PROBABILITY},
         mixes_targets=True,
     ),
     "cutmix": Step(
         "paste a rectangle of another image, share the label by area",
         batch=cutmix,
-        options={"alpha": Option(1.0, 0.01, 100.0)},
+        options={"alpha": Option(1.0, 0.01, 100.0), "probability": _PROBABILITY},
         mixes_targets=True,
+    ),
+    "mixup_cutmix": Step(
+        "mixup or cutmix, one of them a batch",
+        batch=mixup_cutmix,
+        options={
+            "mixup_alpha": Option(0.8, 0.01, 100.0),
+            "cutmix_alpha": Option(1.0, 0.01, 100.0),
+            "switch_probability": Option(0.5, 0.0, 1.0),
+            "probability": _PROBABILITY,
+        },
+        mixes_targets=True,
+    ),
+    "randaugment": Step(
+        "RandAugment: operations of 14 at one magnitude of 0 to 30",
+        batch=_of_images(rand_augment),
+        options={"operations": _OPERATIONS, "magnitude": Option(9, 0, 30, is_whole=True)},
+    ),
+    "randaugment_increasing": Step(
+        "timm's RandAugment: operations of 15, each in half of the images, at magnitudes around one of 0 to 10",
+        batch=_of_images(increasing_rand_augment),
+        options={"operations": _OPERATIONS, "magnitude": Option(9, 0, 10), "deviation": Option(0.5, 0, 10)},
+    ),
+    "trivialaugment": Step(
+        "TrivialAugment (wide): one operation of 14 at a random magnitude", batch=_of_images(trivial_augment)
+    ),
+    "autoaugment_cifar": Step(
+        "AutoAugment: one of 25 pairs of operations, learnt on CIFAR-10",
+        batch=_of_images(functools.partial(auto_augment, policies=CIFAR_POLICIES)),
+    ),
+    "autoaugment_imagenet": Step(
+        "AutoAugment: one of 25 pairs of operations, learnt on ImageNet",
+        batch=_of_images(functools.partial(auto_augment, policies=IMAGENET_POLICIES)),
+    ),
+    "augmix": Step(
+        "AugMix: a blend of the image with chains of operations on it",
+        batch=_of_images(aug_mix),
+        options={
+            "severity": Option(3, 0.1, 10),
+            "width": Option(3, 1, 10, is_whole=True),
+            "alpha": Option(1, 0.01, 100),
+        },
+    ),
+    "color_jitter": Step(
+        "random brightness, contrast and saturation, in random order",
+        batch=_of_images(color_jitter),
+        options={name: Option(0.4, 0, 10) for name in ("brightness", "contrast", "saturation")},
+    ),
+    "pca_noise": Step(
+        "random shift of the colour along ImageNet's principal components",
+        batch=_of_images(pca_noise),
+        options={"deviation": Option(0.1, 0, 10)},
     ),
 }

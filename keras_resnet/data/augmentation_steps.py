@@ -4,7 +4,7 @@ References: K. He et al., "Deep Residual Learning for Image Recognition", sectio
 "Going Deeper with Convolutions", section 6 (inception_crop_flip); H. Zhang et al., "mixup: Beyond Empirical Risk
 Minimization", arXiv:1710.09412 (mixup); Z. Zhong et al., "Random Erasing Data Augmentation", arXiv:1708.04896 (erase);
 S. Yun et al., "CutMix: Regularization Strategy to Train Strong Classifiers with Localizable Features", arXiv:1905.04899
-(cutmix).
+(cutmix); R. Wightman, timm (mixup_cutmix).
 """
 
 import dataclasses
@@ -160,7 +160,9 @@ def random_erasing(images: tf.Tensor, seed: tf.Tensor, *, probability: float) ->
     return tf.where(erased[..., tf.newaxis], tf.cast(noise, images.dtype), images)
 
 
-def mixup(images: tf.Tensor, targets: tf.Tensor, seed: tf.Tensor, *, alpha: float) -> tuple[tf.Tensor, tf.Tensor]:
+def mixup(
+    images: tf.Tensor, targets: tf.Tensor, seed: tf.Tensor, *, alpha: float, probability: float = 1.0
+) -> tuple[tf.Tensor, tf.Tensor]:
     """Blends each image and its target with those of another one of the batch: λ of the one, 1 - λ of the other.
 
     One λ ~ Beta(α, α) counts for a whole batch, as in the paper's code. The partners are the batch in reverse, which is
@@ -171,17 +173,20 @@ def mixup(images: tf.Tensor, targets: tf.Tensor, seed: tf.Tensor, *, alpha: floa
         targets: float32 [N, classes], each row a distribution.
         seed: int32 [2].
         alpha: α, above 0: the larger, the more even the blend.
+        probability: The part of the batches that is changed, 0..1.
 
     Returns:
         (float32 images, targets) of the same shapes.
     """
-    share = _beta(seed, alpha)
+    share = _share(seed, seed, alpha, probability)
     images = tf.cast(images, tf.float32)
     images = share * images + (1.0 - share) * tf.reverse(images, [0])
     return images, share * targets + (1.0 - share) * tf.reverse(targets, [0])
 
 
-def cutmix(images: tf.Tensor, targets: tf.Tensor, seed: tf.Tensor, *, alpha: float) -> tuple[tf.Tensor, tf.Tensor]:
+def cutmix(
+    images: tf.Tensor, targets: tf.Tensor, seed: tf.Tensor, *, alpha: float, probability: float = 1.0
+) -> tuple[tf.Tensor, tf.Tensor]:
     """Pastes a rectangle of another image of the batch into each image, and shares the targets by area.
 
     The rectangle has the image's proportions and (1 - λ) of its area, λ ~ Beta(α, α), and its centre is anywhere, so
@@ -193,13 +198,14 @@ def cutmix(images: tf.Tensor, targets: tf.Tensor, seed: tf.Tensor, *, alpha: flo
         targets: float32 [N, classes], each row a distribution.
         seed: int32 [2].
         alpha: α, above 0; 1 draws λ evenly.
+        probability: The part of the batches that is changed, 0..1.
 
     Returns:
         (images, targets) of the same shapes and dtypes.
     """
     height, width = images.shape[1:3]
     seeds = tf.random.split(seed, 2, alg=ALGORITHM)
-    side = tf.sqrt(1.0 - _beta(seeds[0], alpha))
+    side = tf.sqrt(1.0 - _share(seed, seeds[0], alpha, probability))
     centre = tf.random.stateless_uniform([2], seeds[1], alg=ALGORITHM)
 
     def inside(size: int, draw: tf.Tensor) -> tf.Tensor:
@@ -211,6 +217,48 @@ def cutmix(images: tf.Tensor, targets: tf.Tensor, seed: tf.Tensor, *, alpha: flo
     share = 1.0 - tf.reduce_mean(tf.cast(pasted, tf.float32))
     images = tf.where(pasted[tf.newaxis, :, :, tf.newaxis], tf.reverse(images, [0]), images)
     return images, share * targets + (1.0 - share) * tf.reverse(targets, [0])
+
+
+def mixup_cutmix(
+    images: tf.Tensor,
+    targets: tf.Tensor,
+    seed: tf.Tensor,
+    *,
+    mixup_alpha: float,
+    cutmix_alpha: float,
+    switch_probability: float,
+    probability: float,
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Mixes a batch by `cutmix` or by `mixup`.
+
+    Args:
+        images: [N, height, width, channels], any numeric dtype.
+        targets: float32 [N, classes], each row a distribution.
+        seed: int32 [2].
+        mixup_alpha: α of mixup.
+        cutmix_alpha: α of cutmix.
+        switch_probability: The part of the batches whose images are cut, 0..1; the others are blended.
+        probability: The part of the batches that is changed at all, 0..1.
+
+    Returns:
+        (float32 images, targets) of the same shapes.
+    """
+    seeds = tf.random.split(seed, 2, alg=ALGORITHM)
+    images = tf.cast(images, tf.float32)
+    return tf.cond(
+        tf.random.stateless_uniform([], seeds[0], alg=ALGORITHM) < switch_probability,
+        lambda: cutmix(images, targets, seeds[1], alpha=cutmix_alpha, probability=probability),
+        lambda: mixup(images, targets, seeds[1], alpha=mixup_alpha, probability=probability),
+    )
+
+
+def _share(seed: tf.Tensor, beta_seed: tf.Tensor, alpha: float, probability: float) -> tf.Tensor:
+    """λ of a batch: a draw of Beta(alpha, alpha), or 1 in a batch that is not changed."""
+    share = _beta(beta_seed, alpha)
+    if probability == 1.0:
+        return share
+    draw = tf.random.stateless_uniform([], tf.random.fold_in(seed, 1, alg=ALGORITHM), alg=ALGORITHM)
+    return tf.where(draw < probability, share, 1.0)
 
 
 def _beta(seed: tf.Tensor, alpha: float) -> tf.Tensor:

@@ -120,6 +120,38 @@ def test_cutmix_pastes_one_rectangle_and_counts_its_pixels():
     assert abs(np.mean(shares) - 0.321) < 0.06
 
 
+def test_mixup_cutmix_mixes_each_batch_in_one_of_both_ways():
+    cut, blended = 0, 0
+    text = "mixup_cutmix:1.0:1.0:0.25:0.6"
+    for number in range(200):
+        images, targets = augmented(text, flat_images([10, 30, 90, 250]), [number, 5])
+        np.testing.assert_allclose(targets.sum(1), 1, atol=1e-6)
+        # Both conserve mass: an image's mean is its targets' mixture. Float32 at 250.
+        np.testing.assert_allclose(images.mean(axis=(1, 2, 3)), targets @ [10, 30, 90, 250], atol=1e-3)
+        if len(np.unique(images[0])) == 2:
+            cut += 1
+            np.testing.assert_allclose(targets[0, 3], (images[0, :, :, 0] == 250).mean(), atol=1e-6)
+        elif targets[0, 0] < 1:
+            blended += 1
+            assert len(np.unique(images[0])) == 1
+    # 200 batches: 30 are cut and 90 blended, with standard deviations of 5 and 7.
+    assert 10 <= cut <= 50
+    assert 60 <= blended <= 120
+
+
+@pytest.mark.parametrize("name", ["mixup", "cutmix"])
+def test_a_probability_leaves_batches_as_they_are(name):
+    images = flat_images([10, 30, 90, 250])
+    changed = [augmented(f"{name}:1:0.5", images, [number, 7]) for number in range(60)]
+    untouched = [(pixels == images).all() for pixels, _ in changed]
+    assert 0.2 < np.mean(untouched) < 0.8  # 60 draws: a standard deviation of 0.065
+    for is_untouched, (_, targets) in zip(untouched, changed, strict=True):
+        assert (targets.max(1) == 1).all() or not is_untouched
+    always, never = (augmented(f"{name}:1:{probability}", images, [3, 7]) for probability in (1, 0))
+    np.testing.assert_array_equal(always[0], augmented(f"{name}:1", images, [3, 7])[0])
+    np.testing.assert_array_equal(never[0], images)
+
+
 def test_flip_mirrors_every_other_image():
     image = numbered(1)[0]
     images = np.repeat(image[None], 300, axis=0)
@@ -173,7 +205,10 @@ def test_steps_compose_in_order_and_the_first_keeps_its_seed():
         ("mixup:nan", "got 'nan'"),
         ("mixup:much", "got 'much'"),
         ("mixup:beta=1", "'beta'"),
-        ("mixup:1:2", "takes at most 1 .alpha. options, got 2"),
+        ("mixup:1:1:1", "takes at most 2 .alpha, probability. options, got 3"),
+        ("randaugment:1.5", "operations of the augmentation randaugment must be a whole number from 1 to 10"),
+        ("randaugment:2:31", "whole number from 0 to 30"),
+        ("color_jitter:-1", "brightness .* from 0 to 10"),
         ("crop:3", "takes none"),
         ("erase:1.5", "probability of the augmentation erase must be a number from 0 to 1"),
         ("crop,inception_crop_flip", "inception_crop_flip .* must come first"),

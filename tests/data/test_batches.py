@@ -89,6 +89,7 @@ def assert_same_stream(one, other):
         ("arrays", "crop_flip"),
         ("arrays", "inception_crop_flip"),
         ("arrays", "crop_flip,mixup,cutmix"),
+        ("arrays", "crop_flip,color_jitter,mixup_cutmix"),
         ("even_files", "crop_flip"),
         ("uneven_files", "crop_flip"),
         ("uneven_files", "inception_crop_flip"),
@@ -120,6 +121,19 @@ def test_the_stream_depends_on_the_seed_and_the_epoch(arrays, augmentation):
     assert (zero != stream(1)).any()
     first, second = np.split(zero, 2)
     assert (first != second).any()
+
+
+def test_the_stream_does_not_depend_on_the_number_of_threads(arrays):
+    def stream(threads):
+        steps = "crop_flip,trivialaugment,pca_noise,mixup_cutmix"
+        dataset = training_batches(arrays, SETTINGS, batch_size=6, seed=7, epochs=2, augmentation=steps)
+        options = tf.data.Options()
+        options.threading.private_threadpool_size = threads
+        options.threading.max_intra_op_parallelism = threads
+        options.autotune.enabled = threads > 1
+        return dataset.with_options(options)
+
+    assert_same_stream(stream(1), stream(6))
 
 
 def test_an_epoch_shows_every_example_once(arrays):
