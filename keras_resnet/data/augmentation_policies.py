@@ -4,12 +4,13 @@ A policy draws for each image of a batch on its own, from the batch's seed alone
 in 8 bits are rounded to them first, as other libraries have them when they call Pillow.
 
 References: E. Cubuk et al., "AutoAugment: Learning Augmentation Policies from Data", arXiv:1805.09501; the same,
-"RandAugment: Practical automated data augmentation with a reduced search space", arXiv:1909.13719; S. Müller, F. Hutter,
-"TrivialAugment: Tuning-free Yet State-of-the-Art Data Augmentation", arXiv:2103.10158; D. Hendrycks et al., "AugMix: A
-Simple Data Processing Method to Improve Robustness and Uncertainty", arXiv:1912.02781; R. Wightman et al., "ResNet
-strikes back", arXiv:2110.00476 (RandAugment whose every operation grows with the magnitude); A. Krizhevsky et al.,
-"ImageNet Classification with Deep Convolutional Neural Networks", section 4.1 (noise along the principal components of
-colour). Ranges are those of torchvision, of timm for the increasing form, and of the authors' code for AugMix.
+"RandAugment: Practical automated data augmentation with a reduced search space", arXiv:1909.13719; S. Müller and F.
+Hutter, "TrivialAugment: Tuning-free Yet State-of-the-Art Data Augmentation", arXiv:2103.10158; D. Hendrycks et al.,
+"AugMix: A Simple Data Processing Method to Improve Robustness and Uncertainty", arXiv:1912.02781; R. Wightman et al.,
+"ResNet strikes back", arXiv:2110.00476 (RandAugment whose every operation grows with the magnitude); A. Krizhevsky et
+al., "ImageNet Classification with Deep Convolutional Neural Networks", section 4.1 (noise along the principal
+components of colour). Ranges are those of torchvision, of timm for the increasing form, and of the authors' code for
+AugMix.
 """
 
 from collections.abc import Sequence

@@ -5,11 +5,14 @@
 The batches of epoch e depend on (seed, e), the split, the batch size, the preprocessing and the augmentation alone, not
 on the epochs before, the number of threads or where a run was interrupted. A run that starts at first_epoch=k sees bit
 for bit what an uninterrupted run sees from epoch k on. Every epoch shows every example once, but for the last ones of
-its order, which do not fill a batch.
+its order, which do not fill a batch. With repeated augmentation it has as many steps, but fewer examples, each several
+times in a row and changed anew each time.
 
 For arrays and files the order is a permutation of all examples. The records of a `StreamSplit` lie in files one behind
 the other; there the files are permuted, sixteen of them read in turn, and the records shuffled in a buffer of 10,000:
 equally a function of (seed, e), but not an even choice among all permutations.
+
+Reference: E. Hoffer et al., "Augment your batch: better training with larger batches", arXiv:1901.09335 (repeats).
 
 Training drops the last, ragged batch: TensorFlow's oneDNN kernels on the processor corrupted memory when a training
 step came in a second batch size.
@@ -40,6 +43,7 @@ def training_batches(
     first_epoch: int = 0,
     augmentation: str = "none",
     balanced: bool = False,
+    repeats: int = 1,
 ) -> tf.data.Dataset:
     """Builds the stream of training batches.
 
@@ -54,6 +58,8 @@ def training_batches(
         augmentation: What `parse_augmentation` reads.
         balanced: Whether every class comes equally often: examples of small classes come more than once an epoch,
             and not all of large ones.
+        repeats: How many times in a row an example comes. An epoch of n examples holds the first ⌈n / repeats⌉ of its
+            order.
 
     Returns:
         A dataset of (images, targets): float32 [batch_size, height, width, channels], normalized, and labels, int32
@@ -68,6 +74,8 @@ def training_batches(
         raise UserError(f"The seed must lie in 0..2147483647, got {seed}.")
     if not 0 <= first_epoch <= epochs:
         raise UserError(f"The first epoch must lie in 0..{epochs} (the number of epochs), got {first_epoch}.")
+    if repeats < 1:
+        raise UserError(f"An example comes at least once in an epoch, got {repeats} repeats. Use 1 or more.")
     augment = parse_augmentation(augmentation)
     num_classes = len(preprocessing.labels)
     if augment.mixes_targets and not num_classes:
@@ -84,7 +92,8 @@ def training_batches(
             return balanced_positions(seed, epoch, split.labels)
         return permutation(seed, epoch, len(split))
 
-    plan = _Plan(tf.data.Dataset.range(first_epoch, epochs, output_type=tf.int32), seed, steps, batch_size, positions)
+    numbers = tf.data.Dataset.range(first_epoch, epochs, output_type=tf.int32)
+    plan = _Plan(numbers, seed, steps, batch_size, repeats, positions)
     if reader.batch is not None and augment.image is None:
         batches = _gathered_batches(reader, preprocessing, plan)
     else:
@@ -112,7 +121,18 @@ class _Plan(NamedTuple):
     seed: int
     steps: int
     batch_size: int
+    repeats: int
     positions: Callable[[tf.Tensor], tf.Tensor]
+
+    @property
+    def count(self) -> int:
+        """How many examples an epoch has, repeated ones counted each time."""
+        return self.steps * self.batch_size
+
+    @property
+    def distinct(self) -> int:
+        """How many different examples those are."""
+        return -(-self.count // self.repeats)
 
 
 def _gathered_batches(reader: Reader, preprocessing: Preprocessing, plan: _Plan) -> tf.data.Dataset:
@@ -120,7 +140,7 @@ def _gathered_batches(reader: Reader, preprocessing: Preprocessing, plan: _Plan)
     size = [preprocessing.height, preprocessing.width, preprocessing.channels]
 
     def positions(epoch: tf.Tensor) -> tf.data.Dataset:
-        order = plan.positions(epoch)[: plan.steps * plan.batch_size]
+        order = tf.repeat(plan.positions(epoch)[: plan.distinct], plan.repeats)[: plan.count]
         return tf.data.Dataset.from_tensor_slices(tf.reshape(order, [plan.steps, plan.batch_size]))
 
     def gather(positions: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -135,15 +155,17 @@ def _batches_of_images(
     reader: Reader, augment: Augmentation, preprocessing: Preprocessing, plan: _Plan
 ) -> tf.data.Dataset:
     """Batches of images that are read, resized and perhaps augmented one by one."""
-    count = plan.steps * plan.batch_size
 
     def examples(epoch: tf.Tensor) -> tf.data.Dataset:
-        seeds = tf.data.Dataset.from_tensor_slices(draw_seeds(plan.seed, epoch, IMAGES, count))
+        seeds = tf.data.Dataset.from_tensor_slices(draw_seeds(plan.seed, epoch, IMAGES, plan.count))
         if reader.ordered is not None:
             order = reader.ordered(plan.seed, epoch)
         else:
             order = tf.data.Dataset.from_tensor_slices(plan.positions(epoch))
-        return tf.data.Dataset.zip(order.take(count), seeds)
+        order = order.take(plan.distinct)
+        if plan.repeats > 1:
+            order = order.flat_map(lambda example: tf.data.Dataset.from_tensors(example).repeat(plan.repeats))
+        return tf.data.Dataset.zip(order, seeds)
 
     def one_image(example: Any, image_seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         image, label = reader.example(example)

@@ -48,6 +48,9 @@ class Recipe:
     augmentation: str = _setting(
         "default", "random changes of training images, as crop_flip,mixup:0.2; default: the data set's"
     )
+    repeats: int = _setting(
+        1, "times that an image comes in an epoch, changed anew each time; fewer images an epoch", minimum=1
+    )
 
     model: str = _setting("resnet8", "network, a name of the model table")
     last_gamma: str | None = _setting(

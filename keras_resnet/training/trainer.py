@@ -162,6 +162,7 @@ def train(
         seed=recipe.seed,
         augmentation=augmentation,
         balanced=recipe.class_balance == "sampler",
+        repeats=recipe.repeats,
     )
     statistics = BatchStatistics(twin) if recipe.ema_decay else None
 

@@ -105,6 +105,39 @@ def test_a_resumed_stream_equals_the_rest_of_an_uninterrupted_one(request, kind,
     assert_same_stream(whole.skip(2 * steps), resumed)
 
 
+@pytest.mark.parametrize("kind", ["arrays", "uneven_files"])
+@pytest.mark.parametrize("augmentation", ["crop_flip", "inception_crop_flip,mixup"])
+def test_a_stream_with_repeats_is_resumed_as_well(request, kind, augmentation):
+    split = request.getfixturevalue(kind)
+    options = {"batch_size": 5, "seed": 7, "epochs": 3, "augmentation": augmentation, "repeats": 3}
+    whole = training_batches(split, SETTINGS, **options)
+    resumed = training_batches(split, SETTINGS, first_epoch=1, **options)
+    assert_same_stream(whole.skip(steps_per_epoch(split, 5)), resumed)
+
+
+@pytest.mark.parametrize("kind", ["arrays", "uneven_files"])
+@pytest.mark.parametrize("repeats", [1, 3, 7])
+def test_repeats_show_fewer_examples_several_times_in_as_many_steps(request, kind, repeats):
+    split = request.getfixturevalue(kind)
+    plain = np.concatenate(collect(training_batches(split, SETTINGS, batch_size=4, seed=3, epochs=2))[0])
+    options = {"batch_size": 4, "seed": 3, "epochs": 2, "repeats": repeats}
+    repeated = np.concatenate(collect(training_batches(split, SETTINGS, **options))[0])
+    count = len(split) // 4 * 4
+    order = np.arange(2 * count).reshape(2, count)[:, : -(-count // repeats)]
+    expected = order.repeat(repeats, axis=1)[:, :count].reshape(-1)
+    np.testing.assert_array_equal(repeated, plain[expected])
+
+
+@pytest.mark.parametrize("augmentation", ["crop_flip", "inception_crop_flip"])
+def test_repeated_examples_are_changed_anew(arrays, augmentation):
+    options = {"batch_size": 12, "seed": 3, "epochs": 1, "augmentation": augmentation, "repeats": 4}
+    images, labels = collect(training_batches(arrays, SETTINGS, **options))
+    for batch, targets in zip(images, labels, strict=True):
+        np.testing.assert_array_equal(targets, targets[::4].repeat(4))
+        # An image has 50 crops, so that two of four copies are equal in every eighth group.
+        assert len({image.tobytes() for image in batch}) >= 10
+
+
 def test_a_finished_run_has_nothing_left(arrays):
     dataset = training_batches(arrays, SETTINGS, batch_size=5, seed=7, first_epoch=4, epochs=4)
     assert collect(dataset) == ([], [])
@@ -290,6 +323,7 @@ def test_a_sample_holds_the_images_of_its_labels(arrays):
         ({"batch_size": 0}, "batch size"),
         ({"seed": -1}, "seed"),
         ({"first_epoch": 3}, "first epoch"),
+        ({"repeats": 0}, "at least once"),
         ({"augmentation": "crop_flp"}, "'crop_flip'"),
     ],
 )

@@ -137,10 +137,10 @@ def test_small_images_beyond_the_limit_are_streamed_with_their_own_statistics(da
     np.testing.assert_allclose(spec.std, pixels.std(), atol=1e-6)
 
 
-@pytest.mark.parametrize("augmentation", ["crop_flip", "inception_crop_flip"])
-def test_a_resumed_stream_of_records_equals_an_uninterrupted_one(data_dir, augmentation):
+@pytest.mark.parametrize(("augmentation", "repeats"), [("crop_flip", 1), ("inception_crop_flip", 1), ("crop_flip", 3)])
+def test_a_resumed_stream_of_records_equals_an_uninterrupted_one(data_dir, augmentation, repeats):
     split = load_source("tfds:uneven_blocks", data_dir=data_dir).train
-    options = {"batch_size": 8, "seed": 5, "epochs": 4, "augmentation": augmentation}
+    options = {"batch_size": 8, "seed": 5, "epochs": 4, "augmentation": augmentation, "repeats": repeats}
     whole = list(training_batches(split, tfds_settings(), **options).as_numpy_iterator())
     rest = list(training_batches(split, tfds_settings(), first_epoch=2, **options).as_numpy_iterator())
     assert len(whole) == 4 * (54 // 8)
@@ -157,6 +157,15 @@ def test_every_epoch_of_records_has_its_own_order_and_no_example_twice(data_dir)
     other_seed = training_batches(split, tfds_settings(), batch_size=54, seed=1, epochs=1)
     images, _ = next(other_seed.as_numpy_iterator())
     assert np.rint(images[:, 0, 0, 0] * 255).astype(int).tolist() != orders[0]
+
+
+def test_repeats_show_fewer_records(data_dir):
+    split = load_source("tfds:uneven_blocks", data_dir=data_dir).train
+    plain, repeated = (
+        np.concatenate([images for images, _ in training_batches(split, tfds_settings(), **options)])
+        for options in ({"batch_size": 8, "seed": 5, "epochs": 1, "repeats": repeats} for repeats in (1, 5))
+    )
+    np.testing.assert_array_equal(repeated, plain[:10].repeat(5, axis=0)[:48])
 
 
 def test_the_order_of_records_does_not_hang_on_the_processes_seed(data_dir):
