@@ -99,7 +99,7 @@ def random_resized_crop(image: tf.Tensor, seed: tf.Tensor, preprocessing: Prepro
     crop = image[top : top + crop_height, left : left + crop_width, :]
     crop = tf.ensure_shape(crop, [None, None, image.shape[-1]])
     squashed = _resize_to_network(crop, preprocessing)
-    return tf.cond(draw_flip < 0.5, lambda: squashed[:, ::-1, :], lambda: squashed)
+    return tf.cond(draw_flip < 0.5, lambda: tf.reverse(squashed, [1]), lambda: squashed)
 
 
 def _resize_to_network(crop: tf.Tensor, preprocessing: Preprocessing) -> tf.Tensor:
@@ -118,7 +118,7 @@ def random_flip(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         Tensor of the same shape and dtype.
     """
     draw = tf.random.stateless_uniform([tf.shape(images)[0], 1, 1, 1], seed, alg=ALGORITHM)
-    return tf.where(draw < 0.5, images[:, :, ::-1], images)
+    return tf.where(draw < 0.5, tf.reverse(images, [2]), images)
 
 
 def random_erasing(images: tf.Tensor, seed: tf.Tensor, *, probability: float) -> tf.Tensor:
