@@ -35,8 +35,10 @@ from keras_resnet.data.augmentation_steps import (
     random_crop,
     random_erasing,
     random_flip,
-    random_resized_crop,
+    random_rectangle,
+    resize_and_flip,
 )
+from keras_resnet.data.decoding import cut_out
 from keras_resnet.data.order import ALGORITHM
 from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.data.transforms import resize_image
@@ -62,8 +64,10 @@ class Step:
 
     Attributes:
         summary: What it does, in one line.
-        image: (image [h, w, c] 0..255, seed int32 [2], preprocessing, **options) → float32 image at the network's size,
-            0..255; None where images are only resized.
+        rectangle: (height, width, seed int32 [2]) → the part of an image that is used, int32 [4]: top, left, height and
+            width; None where that is the whole image.
+        image: (part [h, w, c] 0..255, the same seed, preprocessing) → float32 image at the network's size, 0..255; None
+            where images are only resized.
         batch: (images [N, height, width, channels] 0..255, targets, seed int32 [2], **options) → images and targets of
             the same shapes; None where nothing is left to do.
         options: Name → what it may be, in the order in which values without a name are read.
@@ -71,6 +75,7 @@ class Step:
     """
 
     summary: str
+    rectangle: Callable[..., tf.Tensor] | None = None
     image: Callable[..., tf.Tensor] | None = None
     batch: Callable[..., tuple[tf.Tensor, tf.Tensor]] | None = None
     options: dict[str, Option] = dataclasses.field(default_factory=dict)
@@ -82,12 +87,13 @@ class Augmentation:
     """Steps in their order, each with its options.
 
     Attributes:
-        image: (image, seed, preprocessing) → image at the network's size, as in `Step`; None where images are only
-            resized.
+        rectangle: As in `Step`; None where whole images are used.
+        image: As in `Step`; None where images are only resized.
         batch: The steps that change batches.
         mixes_targets: Whether the targets become float32 [N, classes].
     """
 
+    rectangle: Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor] | None
     image: Callable[[tf.Tensor, tf.Tensor, Preprocessing], tf.Tensor] | None
     batch: tuple[Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]], ...]
     mixes_targets: bool
@@ -103,9 +109,15 @@ class Augmentation:
         Returns:
             float32 [height, width, channels], 0..255.
         """
-        if self.image is None:
-            return resize_image(image, preprocessing)
-        return self.image(image, seed, preprocessing)
+        if self.rectangle is not None:
+            image = cut_out(image, lambda height, width: self.rectangle(height, width, seed))
+        return self.change_part(image, seed, preprocessing)
+
+    def change_part(self, part: tf.Tensor, seed: tf.Tensor, preprocessing: Preprocessing) -> tf.Tensor:
+        """Brings the part of an image that `rectangle` chose by the same seed to the network's size; see
+        `change_image`.
+        """
+        return resize_image(part, preprocessing) if self.image is None else self.image(part, seed, preprocessing)
 
     def change_batch(
         self, images: tf.Tensor, labels: tf.Tensor, seed: tf.Tensor, num_classes: int | None = None
@@ -142,7 +154,7 @@ def parse_augmentation(text: str) -> Augmentation:
     Raises:
         UserError: A name or an option is unknown, a value is out of range, or a step stands in a wrong place.
     """
-    image, batch, mixes_targets = None, [], False
+    rectangle, image, batch, mixes_targets = None, None, [], False
     for number, part in enumerate(text.split(",")):
         name, *values = part.strip().split(":")
         if name not in AUGMENTATIONS:
@@ -151,11 +163,11 @@ def parse_augmentation(text: str) -> Augmentation:
         if step.image is not None:
             if number:
                 raise UserError(f"{name} brings images to the network's size, so it must come first, got {text!r}.")
-            image = functools.partial(step.image, **options)
+            rectangle, image = step.rectangle, functools.partial(step.image, **options)
         if step.batch is not None:
             batch.append(functools.partial(step.batch, **options))
         mixes_targets |= step.mixes_targets
-    return Augmentation(image, tuple(batch), mixes_targets)
+    return Augmentation(rectangle, image, tuple(batch), mixes_targets)
 
 
 def _parse_options(name: str, values: list[str]) -> dict[str, float]:
@@ -200,7 +212,8 @@ AUGMENTATIONS: dict[str, Step] = {
     "flip": Step("mirror every other image", batch=_of_images(random_flip)),
     "inception_crop_flip": Step(
         "random rectangle of 8 to 100 % of the area, mirror every other image; for photographs",
-        image=random_resized_crop,
+        rectangle=random_rectangle,
+        image=resize_and_flip,
     ),
     "erase": Step(
         "fill a random rectangle with random pixels, in a part of the images",

@@ -57,25 +57,23 @@ def random_crop(images: tf.Tensor, seed: tf.Tensor, *, flip: bool) -> tf.Tensor:
     return tf.ensure_shape(tf.gather(tf.reshape(padded, [-1, channels]), positions), [None, height, width, channels])
 
 
-def random_resized_crop(image: tf.Tensor, seed: tf.Tensor, preprocessing: Preprocessing) -> tf.Tensor:
-    """Cuts out a random rectangle, brings it to the network's size and mirrors it with probability 1/2.
+def random_rectangle(height: tf.Tensor, width: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    """Draws a rectangle in an image.
 
     The rectangle has 8 to 100 % of the image's area and proportions between 3:4 and 4:3 (drawn evenly in their
     logarithm), at the first of ten attempts that fits into the image; where none does, it is the largest centred
     rectangle within those proportions.
 
     Args:
-        image: [height, width, 1 or 3], uint8 or float, 0..255.
+        height: int32 scalar, the image's.
+        width: int32 scalar.
         seed: int32 [2].
-        preprocessing: The network's input.
 
     Returns:
-        float32 tensor [preprocessing.height, preprocessing.width, preprocessing.channels], 0..255.
+        int32 [4]: top, left, height and width.
     """
-    shape = tf.shape(image)
-    height, width = shape[0], shape[1]
     full_height, full_width = tf.cast(height, tf.float32), tf.cast(width, tf.float32)
-    draws = tf.random.stateless_uniform([2 * _ATTEMPTS + 3], seed, alg=ALGORITHM)
+    draws = _rectangle_draws(seed)
     area = (_AREA[0] + (_AREA[1] - _AREA[0]) * draws[:_ATTEMPTS]) * full_height * full_width
     low, high = (math.log(value) for value in _ASPECT)
     aspect = tf.exp(low + (high - low) * draws[_ATTEMPTS : 2 * _ATTEMPTS])
@@ -89,22 +87,35 @@ def random_resized_crop(image: tf.Tensor, seed: tf.Tensor, preprocessing: Prepro
     any_fits = tf.reduce_any(fits)
     crop_height = tf.where(any_fits, heights[chosen], tf.maximum(fallback_height, 1))
     crop_width = tf.where(any_fits, widths[chosen], tf.maximum(fallback_width, 1))
-    draw_y, draw_x, draw_flip = tf.unstack(draws[2 * _ATTEMPTS :])
+    draw_y, draw_x = draws[-3], draws[-2]
 
     def offset(draw: tf.Tensor, room: tf.Tensor) -> tf.Tensor:
         return tf.minimum(tf.cast(draw * tf.cast(room + 1, tf.float32), tf.int32), room)
 
     top = tf.where(any_fits, offset(draw_y, height - crop_height), (height - crop_height) // 2)
     left = tf.where(any_fits, offset(draw_x, width - crop_width), (width - crop_width) // 2)
-    crop = image[top : top + crop_height, left : left + crop_width, :]
-    crop = tf.ensure_shape(crop, [None, None, image.shape[-1]])
-    squashed = _resize_to_network(crop, preprocessing)
-    return tf.cond(draw_flip < 0.5, lambda: tf.reverse(squashed, [1]), lambda: squashed)
+    return tf.stack([top, left, crop_height, crop_width])
 
 
-def _resize_to_network(crop: tf.Tensor, preprocessing: Preprocessing) -> tf.Tensor:
+def resize_and_flip(crop: tf.Tensor, seed: tf.Tensor, preprocessing: Preprocessing) -> tf.Tensor:
+    """Brings a rectangle to the network's size and mirrors it with probability 1/2.
+
+    Args:
+        crop: [height, width, 1 or 3], uint8 or float, 0..255.
+        seed: int32 [2], that of the rectangle.
+        preprocessing: The network's input.
+
+    Returns:
+        float32 tensor [preprocessing.height, preprocessing.width, preprocessing.channels], 0..255.
+    """
     # A crop was already made: its whole area counts, whatever evaluation does.
-    return resize_image(crop, dataclasses.replace(preprocessing, resize="squash"))
+    squashed = resize_image(crop, dataclasses.replace(preprocessing, resize="squash"))
+    return tf.cond(_rectangle_draws(seed)[-1] < 0.5, lambda: tf.reverse(squashed, [1]), lambda: squashed)
+
+
+def _rectangle_draws(seed: tf.Tensor) -> tf.Tensor:
+    """Area and aspect of each attempt, then top, left and mirroring; float32, 0..1."""
+    return tf.random.stateless_uniform([2 * _ATTEMPTS + 3], seed, alg=ALGORITHM)
 
 
 def random_flip(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:

@@ -168,8 +168,11 @@ def _batches_of_images(
         return tf.data.Dataset.zip(order, seeds)
 
     def one_image(example: Any, image_seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        image, label = reader.example(example)
-        return augment.change_image(image, image_seed, preprocessing), label
+        if augment.rectangle is None or reader.part is None:
+            image, label = reader.example(example)
+            return augment.change_image(image, image_seed, preprocessing), label
+        part, label = reader.part(example, lambda height, width: augment.rectangle(height, width, image_seed))
+        return augment.change_part(part, image_seed, preprocessing), label
 
     return parallel_map(plan.epochs.flat_map(examples), one_image).batch(plan.batch_size, drop_remainder=True)
 

@@ -1,5 +1,6 @@
 """Image files decoded by TensorFlow operators, by the rules that `images` states: for tf.data and exported graphs."""
 
+from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
@@ -8,6 +9,9 @@ from keras_resnet.data.transforms import to_channels
 
 # Where `decode_image` stops to look for the beginning of a JPEG's EXIF; behind a usual header it begins at byte 20.
 _EXIF_STARTS_WITHIN = 4096
+
+# (height, width) of an image → int32 [4]: top, left, height and width of a rectangle in it.
+Choice = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
 
 def decode_jpeg(contents: tf.Tensor, channels: int) -> tf.Tensor:
@@ -25,6 +29,40 @@ def decode_jpeg(contents: tf.Tensor, channels: int) -> tf.Tensor:
     # The default, INTEGER_FAST, is no faster in today's libjpeg-turbo and up to 3 grey levels off Pillow.
     image = tf.io.decode_jpeg(contents, channels=3, dct_method="INTEGER_ACCURATE")
     return to_channels(image, channels)
+
+
+def decode_jpeg_part(contents: tf.Tensor, channels: int, choose: Choice) -> tf.Tensor:
+    """Decodes a rectangle of an upright JPEG file, and little of what is beside it.
+
+    Args:
+        contents: Scalar string tensor, the bytes of the file; those of a PNG are decoded as a whole.
+        channels: 1 or 3.
+        choose: The rectangle.
+
+    Returns:
+        uint8 tensor [height, width, channels], 0..255: to the bit what `decode_jpeg` has there.
+    """
+
+    def part() -> tf.Tensor:
+        height, width = tf.unstack(tf.io.extract_jpeg_shape(contents)[:2])
+        top, left, crop_height, crop_width = tf.unstack(choose(height, width))
+        # The decoder derives the colour of a pixel from its neighbours', which it lacks in the outermost columns.
+        first, end = tf.maximum(left - 1, 0), tf.minimum(left + crop_width + 1, width)
+        window = tf.stack([top, first, crop_height, end - first])
+        image = tf.image.decode_and_crop_jpeg(contents, window, channels=3, dct_method="INTEGER_ACCURATE")
+        return image[:, left - first : left - first + crop_width]
+
+    is_jpeg = tf.equal(tf.strings.substr(contents, 0, 2), b"\xff\xd8")
+    image = tf.cond(is_jpeg, part, lambda: cut_out(decode_jpeg(contents, 3), choose))
+    return to_channels(tf.ensure_shape(image, [None, None, 3]), channels)
+
+
+def cut_out(image: tf.Tensor, choose: Choice) -> tf.Tensor:
+    """Cuts a rectangle out of an image [height, width, channels]."""
+    shape = tf.shape(image)
+    top, left, height, width = tf.unstack(choose(shape[0], shape[1]))
+    crop = image[top : top + height, left : left + width, :]
+    return tf.ensure_shape(crop, [None, None, image.shape[-1]])
 
 
 def decode_image(contents: tf.Tensor, channels: int) -> tf.Tensor:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from keras_resnet.data.decoding import decode_image, decode_jpeg
+from keras_resnet.data.decoding import Choice, cut_out, decode_image, decode_jpeg, decode_jpeg_part
 from keras_resnet.data.images import read_image
 from keras_resnet.data.order import RECORDS, draw_seeds, permutation
 from keras_resnet.data.preprocessing import Preprocessing
@@ -38,12 +38,15 @@ class Reader:
         in_sequence: () → dataset of all examples in the split's order.
         batch: int positions [n] → (uint8 images [n, h, w, c], int32 labels [n]); None where sizes differ or images are
             not in memory.
+        part: (example, rectangle) → (uint8 part of the image, label), for examples that are decoded anew each time, of
+            which no more than that part has to be; None where images are in memory.
     """
 
     example: Callable[[Any], tuple[tf.Tensor, tf.Tensor]]
     ordered: Callable[[int, tf.Tensor], tf.data.Dataset] | None
     in_sequence: Callable[[], tf.data.Dataset]
     batch: Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]] | None = None
+    part: Callable[[Any, Choice], tuple[tf.Tensor, tf.Tensor]] | None = None
 
 
 def open_split(split: Split, channels: int, *, keep: bool = True) -> Reader:
@@ -60,16 +63,22 @@ def open_split(split: Split, channels: int, *, keep: bool = True) -> Reader:
     if isinstance(split, StreamSplit):
         return _open_stream(split, channels)
     labels = _on_host(np.asarray(split.labels, np.int32))
-    read, is_batch = _image_reader(split, channels, keep=keep)
+    pixels = _pixels(split, channels, keep=keep)
+    read = _file_reader(split, channels) if pixels is None else _memory_reader(split, pixels, channels)
+    is_batch = pixels is not None and pixels.shape.rank == 4
 
     def with_label(position: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         return read(position), tf.gather(labels, position)
+
+    def part(position: tf.Tensor, choose: Choice) -> tuple[tf.Tensor, tf.Tensor]:
+        return _read_part(split, channels, position, choose), tf.gather(labels, position)
 
     return Reader(
         example=with_label,
         ordered=None,
         in_sequence=lambda: tf.data.Dataset.range(len(split), output_type=tf.int32),
         batch=with_label if is_batch else None,
+        part=part if pixels is None else None,
     )
 
 
@@ -142,25 +151,20 @@ def parallel_map(dataset: tf.data.Dataset, function: Callable[..., Any]) -> tf.d
     return dataset.map(function, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
 
 
-def _image_reader(
-    split: ArraySplit | FileSplit, channels: int, *, keep: bool
-) -> tuple[Callable[[tf.Tensor], tf.Tensor], bool]:
-    """(position → uint8 image, whether it takes many positions at once as well)."""
-    pixels = _pixels(split, channels, keep=keep)
-    if pixels is None:
-        return _file_reader(split, channels), False
+def _memory_reader(split: ArraySplit | FileSplit, pixels: tf.Tensor, channels: int) -> Callable[[tf.Tensor], tf.Tensor]:
+    """Position → uint8 image; many positions at once where all images have one size."""
     if pixels.shape.rank == 4:
-        return lambda position: tf.gather(pixels, position), True
+        return lambda position: tf.gather(pixels, position)
     sizes = _on_host(np.asarray(split.sizes, np.int64))
     lengths = np.prod(split.sizes.astype(np.int64), axis=1) * channels
     starts = _on_host(np.concatenate([[0], np.cumsum(lengths)[:-1]]))
 
-    def cut_out(position: tf.Tensor) -> tf.Tensor:
+    def unflatten(position: tf.Tensor) -> tf.Tensor:
         height, width = tf.unstack(tf.gather(sizes, position))
         start = tf.gather(starts, position)
         return tf.reshape(pixels[start : start + height * width * channels], [height, width, channels])
 
-    return cut_out, False
+    return unflatten
 
 
 def _file_reader(split: FileSplit, channels: int) -> Callable[[tf.Tensor], tf.Tensor]:
@@ -185,6 +189,20 @@ def _file_reader(split: FileSplit, channels: int) -> Callable[[tf.Tensor], tf.Te
     return read
 
 
+def _read_part(split: FileSplit, channels: int, position: tf.Tensor, choose: Choice) -> tf.Tensor:
+    """The rectangle of an image in a file, of which an upright JPEG file has no more decoded."""
+    path = tf.gather(_on_host(np.array(split.paths)), position)
+
+    def jpeg() -> tf.Tensor:
+        return decode_jpeg_part(tf.io.read_file(path), channels, choose)
+
+    is_jpeg = split.decoders == DECODER_JPEG
+    if is_jpeg.all():
+        return jpeg()
+    read = _file_reader(split, channels)
+    return tf.cond(tf.gather(_on_host(is_jpeg), position), jpeg, lambda: cut_out(read(position), choose))
+
+
 def _open_stream(split: StreamSplit, channels: int) -> Reader:
     paths, skips, takes = zip(*split.instructions, strict=True)
     paths, skips, takes = tf.constant(paths), tf.constant(skips, tf.int64), tf.constant(takes, tf.int64)
@@ -202,6 +220,11 @@ def _open_stream(split: StreamSplit, channels: int) -> Reader:
         # finds out which of five formats it is.
         return decode_jpeg(parsed[split.image_key], channels), tf.cast(parsed[split.label_key], tf.int32)
 
+    def part(record: tf.Tensor, choose: Choice) -> tuple[tf.Tensor, tf.Tensor]:
+        parsed = tf.io.parse_single_example(record, features)
+        image = decode_jpeg_part(parsed[split.image_key], channels, choose)
+        return image, tf.cast(parsed[split.label_key], tf.int32)
+
     def ordered(seed: int, epoch: tf.Tensor) -> tf.data.Dataset:
         order = permutation(seed, epoch, len(split.instructions))
         files = tf.data.Dataset.from_tensor_slices(tuple(tf.gather(part, order) for part in (paths, skips, takes)))
@@ -217,7 +240,7 @@ def _open_stream(split: StreamSplit, channels: int) -> Reader:
     def in_sequence() -> tf.data.Dataset:
         return tf.data.Dataset.from_tensor_slices((paths, skips, takes)).flat_map(read)
 
-    return Reader(example, ordered, in_sequence)
+    return Reader(example, ordered, in_sequence, part=part)
 
 
 # Split → channels → its pixels. A split that nobody holds any longer takes its pixels with it.

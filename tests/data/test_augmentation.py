@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from keras_resnet.data.augmentation import AUGMENTATIONS, parse_augmentation
-from keras_resnet.data.augmentation_steps import random_crop, random_erasing, random_flip, random_resized_crop
+from keras_resnet.data.augmentation_steps import random_crop, random_erasing, random_flip
 from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.data.transforms import resize_image
 from keras_resnet.errors import UserError
@@ -227,7 +227,8 @@ def test_a_random_rectangle_has_the_area_and_proportions_it_should():
     rows, columns = np.indices((height, width)).astype(np.float32)
     image = tf.constant(np.stack([rows, columns, rows], axis=-1))
     settings = Preprocessing(64, 64, 3, (0.5,) * 3, (0.5,) * 3, interpolation="nearest")
-    crop = tf.function(lambda seed: random_resized_crop(image, seed, settings))
+    augment = parse_augmentation("inception_crop_flip")
+    crop = tf.function(lambda seed: augment.change_image(image, seed, settings))
     areas, aspects, flipped = [], [], []
     for number in range(300):
         result = crop(tf.constant([number, 7])).numpy()
@@ -251,5 +252,5 @@ def test_a_random_rectangle_has_the_area_and_proportions_it_should():
 def test_an_extreme_image_still_gives_a_crop(shape):
     image = tf.fill(shape, 77.0)
     for number in range(5):
-        result = random_resized_crop(image, tf.constant([number, 0]), SETTINGS)
+        result = parse_augmentation("inception_crop_flip").change_image(image, tf.constant([number, 0]), SETTINGS)
         np.testing.assert_allclose(result, np.full((32, 32, 3), 77.0), rtol=1e-5)
