@@ -14,7 +14,8 @@ from keras_resnet.data.transforms import preprocess
 from keras_resnet.explanation.classifier import FEATURES, prepare
 from keras_resnet.explanation.inputs import ReadImage, UnreadableImage, place_maps, read_batches
 from keras_resnet.explanation.methods import explain, get_method, is_constant, maximize_activation
-from keras_resnet.explanation.overlay import draw_overlay, draw_sheet, png
+from keras_resnet.explanation.overlay import draw_overlay, draw_sheet
+from keras_resnet.pages import png
 from keras_resnet.progress import ProgressBar
 from keras_resnet.storage import atomic_file
 

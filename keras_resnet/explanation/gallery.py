@@ -5,13 +5,9 @@ its heat map for the predicted and the true class; a mean map of each class; and
 knows how far the maps can be trusted. The page holds its pictures and needs no network.
 """
 
-import base64
-import functools
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
-import jinja2
 import numpy as np
 
 from keras_resnet.artifact import Artifact
@@ -21,14 +17,15 @@ from keras_resnet.data.reading import examples_at
 from keras_resnet.data.splits import Split
 from keras_resnet.data.transforms import normalize
 from keras_resnet.errors import UserError
+from keras_resnet.explanation.cards import Example, as_colours, colour_bar, describe_examples, draw_card, picture
 from keras_resnet.explanation.classifier import FEATURES, Classifier, prepare
 from keras_resnet.explanation.inputs import split_masks, spread
 from keras_resnet.explanation.methods import explain, get_method
-from keras_resnet.explanation.overlay import blend, colorize, fit, png
+from keras_resnet.explanation.overlay import blend
 from keras_resnet.explanation.scoring import LOWER_IS_BETTER, SCORES, MethodScore, score_methods
+from keras_resnet.pages import render_page
 from keras_resnet.progress import ProgressBar
 
-CELL = 120
 SCORED_METHODS = ("gradcam", "layercam", "eigencam")
 # Score → its heading, and what it is.
 SCORE_TITLES = {
@@ -48,17 +45,6 @@ GROUPS = {
     "wrong": "Most confident mistakes",
     "unsure": "Least certain",
 }
-
-
-@dataclass(frozen=True)
-class Example:
-    """One example on the page."""
-
-    position: int
-    true: int
-    predicted: int
-    probability: float
-    true_probability: float
 
 
 def make_gallery(
@@ -143,13 +129,14 @@ def make_gallery(
 
     def card(example: Example) -> dict[str, Any]:
         row = where[example.position]
-        return _card(artifact.labels, example, pixels[row], for_predicted[row], for_true[row])
+        return draw_card(artifact.labels, example, pixels[row], for_predicted[row], for_true[row])
 
-    return _template().render(
+    return render_page(
+        "gallery.html.jinja",
         title=title,
         summary=f"{len(labels)} examples at {size}, {correct.mean():.2%} right. Heat maps: {shown.title}"
         + (f" on {layer}." if shown.on_layer else "."),
-        bar=_picture(np.repeat(np.linspace(0, 1, 256, dtype=np.float32)[None], 14, axis=0), "colour bar", side=256),
+        bar=colour_bar(),
         scores=_score_table(scores, min(scored, len(labels))),
         classes=[
             {
@@ -215,70 +202,21 @@ def choose_examples(
         unsure = ours[np.argsort(margin[ours], kind="stable")]
         unsure = [index for index in unsure if index not in right and index not in wrong][:per_group]
         chosen[int(number)] = {
-            name: [
-                Example(
-                    int(i), int(labels[i]), int(predicted[i]), float(confidence[i]), float(probabilities[i, labels[i]])
-                )
-                for i in part
-            ]
+            name: describe_examples(probabilities, labels, part)
             for name, part in (("right", right), ("wrong", wrong), ("unsure", unsure))
         }
     return chosen
 
 
-@functools.cache
-def _template() -> jinja2.Template:
-    loader = jinja2.PackageLoader("keras_resnet", "explanation")
-    return jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True).get_template(
-        "gallery.html.jinja"
-    )
-
-
 def _mean_map(label: str, rows: Sequence[int], pixels: np.ndarray, for_true: np.ndarray) -> dict[str, Any]:
     heat = for_true[rows].mean(axis=0)
     heat = heat / heat.max() if heat.max() > 0 else heat
-    picture = _picture(blend(_grey(pixels[rows].mean(axis=0)), heat), f"mean map of {label}")
-    return {"picture": picture, "count": _counted(len(rows), "image")}
+    drawn = picture(blend(as_colours(pixels[rows].mean(axis=0)), heat), f"mean map of {label}")
+    return {"picture": drawn, "count": _counted(len(rows), "image")}
 
 
 def _counted(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
-
-
-def _card(
-    names: Sequence[str], example: Example, pixels: np.ndarray, for_predicted: np.ndarray, for_true: np.ndarray
-) -> dict[str, Any]:
-    """The image and its maps, each with a caption and a note where a map is constant."""
-    image = _grey(pixels)
-    maps = [(example.predicted, example.probability, for_predicted)]
-    if example.predicted != example.true:
-        maps.append((example.true, example.true_probability, for_true))
-    return {
-        "kind": "right" if example.predicted == example.true else "wrong",
-        "figures": [
-            {"picture": _picture(image, f"image {example.position}"), "caption": f"#{example.position}"},
-            *(
-                {
-                    "picture": _picture(blend(image, heat), f"map for {names[number]}"),
-                    "caption": f"{names[number]} {probability:.1%}",
-                    "is_constant": heat.max() <= 0,
-                }
-                for number, probability, heat in maps
-            ),
-        ],
-    }
-
-
-def _grey(pixels: np.ndarray) -> np.ndarray:
-    """Pixels as a picture takes them: uint8, three channels."""
-    pixels = np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
-    return np.repeat(pixels, 3, axis=-1) if pixels.shape[-1] == 1 else pixels
-
-
-def _picture(pixels: np.ndarray, alternative: str, *, side: int = CELL) -> dict[str, Any]:
-    picture = fit(colorize(pixels) if pixels.ndim == 2 else pixels, side)
-    data = base64.b64encode(png(picture)).decode()
-    return {"data": data, "width": picture.width, "height": picture.height, "alternative": alternative}
 
 
 def _score_table(scores: list[MethodScore], count: int) -> dict[str, Any]:

@@ -9,7 +9,6 @@ Reference:
 """
 
 import functools
-import io
 from collections.abc import Sequence
 
 import numpy as np
@@ -163,13 +162,6 @@ def fit(pixels: np.ndarray, side: int) -> Image.Image:
     ratio = side / max(picture.size)
     how = Image.Resampling.NEAREST if ratio >= 2 else Image.Resampling.BICUBIC
     return picture.resize((max(1, round(picture.width * ratio)), max(1, round(picture.height * ratio))), how)
-
-
-def png(picture: Image.Image) -> bytes:
-    """Returns a picture as the bytes of a PNG file."""
-    file = io.BytesIO()
-    picture.save(file, "PNG", optimize=True)
-    return file.getvalue()
 
 
 def _colored(image: np.ndarray) -> np.ndarray:

@@ -11,8 +11,8 @@ from keras_resnet.explanation.overlay import (
     colorize,
     draw_overlay,
     draw_sheet,
-    png,
 )
+from keras_resnet.pages import png
 
 
 def lab(rgb):
