@@ -39,6 +39,25 @@ class ClassScore:
 
 
 @dataclass(frozen=True)
+class CalibrationBin:
+    """The examples whose confidence lies in one interval.
+
+    Attributes:
+        lower: Where the interval begins, itself not included.
+        upper: Where it ends, itself included.
+        count: How many examples.
+        confidence: Their mean confidence; 0 where there are none.
+        accuracy: The part of them that is right; 0 where there are none.
+    """
+
+    lower: float
+    upper: float
+    count: int
+    confidence: float
+    accuracy: float
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """The metrics of a set of examples.
 
@@ -131,7 +150,7 @@ def expected_calibration_error(confidence: np.ndarray, correct: np.ndarray, *, b
     Args:
         confidence: float [examples], the probability of the predicted class, 0..1.
         correct: bool [examples], whether that class is the right one.
-        bins: Bins of equal width; a bin holds its upper edge, not its lower one, as in the paper.
+        bins: Bins of equal width, see `calibration_bins`.
 
     Returns:
         The mean over examples of |accuracy - confidence| of the example's bin, 0..1.
@@ -139,9 +158,39 @@ def expected_calibration_error(confidence: np.ndarray, correct: np.ndarray, *, b
     Reference:
         Guo et al. 2017, equation 3.
     """
-    place = np.clip(np.ceil(np.asarray(confidence, np.float64) * bins).astype(int) - 1, 0, bins - 1)
-    gap = np.bincount(place, np.asarray(correct, np.float64) - confidence, minlength=bins)
-    return float(np.abs(gap).sum() / len(confidence))
+    gaps = (one.count * abs(one.accuracy - one.confidence) for one in calibration_bins(confidence, correct, bins=bins))
+    return float(sum(gaps) / len(confidence))
+
+
+def calibration_bins(
+    confidence: np.ndarray, correct: np.ndarray, *, bins: int = CALIBRATION_BINS
+) -> tuple[CalibrationBin, ...]:
+    """Sorts examples by confidence into bins of equal width.
+
+    Args:
+        confidence: float [examples], the probability of the predicted class, 0..1.
+        correct: bool [examples], whether that class is the right one.
+        bins: How many; a bin holds its upper edge, not its lower one, as in the paper.
+
+    Returns:
+        The bins from 0 to 1, empty ones included.
+
+    Reference:
+        Guo et al. 2017, section 2.
+    """
+    confidence = np.asarray(confidence, np.float64)
+    place = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
+    counts = np.bincount(place, minlength=bins)
+    means = [
+        np.bincount(place, np.asarray(values, np.float64), minlength=bins) / np.maximum(counts, 1)
+        for values in (confidence, correct)
+    ]
+    return tuple(
+        CalibrationBin(
+            number / bins, (number + 1) / bins, int(counts[number]), *(float(mean[number]) for mean in means)
+        )
+        for number in range(bins)
+    )
 
 
 def evaluate_model(
@@ -165,6 +214,32 @@ def evaluate_model(
     Raises:
         UserError: The model has other classes than the split's labels, or the split is empty.
     """
+    probabilities, labels = predict_split(artifact, split, batch_size=batch_size, progress=progress)
+    return evaluate_predictions(probabilities, labels, artifact.labels)
+
+
+def predict_split(
+    artifact: "Artifact",
+    split: "Split",
+    *,
+    batch_size: int = 128,
+    progress: Callable[[int], None] = lambda count: None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Computes the probabilities of every example of a split, the last incomplete batch included.
+
+    Args:
+        artifact: The model.
+        split: The examples.
+        batch_size: Examples at a time.
+        progress: Told after each batch how many examples it had.
+
+    Returns:
+        (probabilities, labels): float32 [examples, classes], each row summing to 1, and int32 [examples], in the
+        split's order.
+
+    Raises:
+        UserError: The split is empty.
+    """
     from keras_resnet.data.batches import evaluation_batches
 
     batches = evaluation_batches(split, artifact.pixels, batch_size=batch_size)
@@ -175,7 +250,7 @@ def evaluate_model(
         progress(len(batch_labels))
     if not labels:
         raise UserError("The split to evaluate on is empty.")
-    return evaluate_predictions(np.concatenate(probabilities), np.concatenate(labels), artifact.labels)
+    return np.concatenate(probabilities), np.concatenate(labels)
 
 
 def table(evaluation: Evaluation) -> str:
