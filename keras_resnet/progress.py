@@ -70,3 +70,13 @@ class ProgressBar:
         """Finishes the stage and wipes its bar, where the result says by itself that the work is done."""
         self._bar.leave = False
         self._bar.close()
+
+
+def duration(seconds: float) -> str:
+    """Returns a time span as people write it: "45s", "3m05s", "2h07m"."""
+    seconds = round(seconds)
+    if seconds < 60:
+        return f"{seconds}s"
+    if seconds < 3600:
+        return f"{seconds // 60}m{seconds % 60:02d}s"
+    return f"{seconds // 3600}h{seconds % 3600 // 60:02d}m"

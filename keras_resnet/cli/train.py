@@ -91,6 +91,7 @@ def _train(arguments: argparse.Namespace, given: list[str]) -> int:
             resume=arguments.resume,
             overwrite=arguments.overwrite,
             report=report,
+            based_on=arguments.recipe or "quick",
         )
     except KeyboardInterrupt as interrupt:
         again = provenance.command("train.py", [flag for flag in given if flag != "--overwrite"])
@@ -101,7 +102,9 @@ def _train(arguments: argparse.Namespace, given: list[str]) -> int:
         f"test accuracy {result.test.top1:.2%} (best epoch {result.best_epoch}, validation "
         f"{result.validation_accuracy:.2%}), {seconds:.0f} s, {cpu_seconds:.0f} CPU s"
     )
-    report(f"{result.path}: model.keras, metrics.csv, test_metrics.json. Serving: {result.saved_model.parent}")
+    report(
+        f"{result.path}: model.keras, metrics.csv, test_metrics.json, report.html. Serving: {result.saved_model.parent}"
+    )
     if arguments.json:
         summary = {
             "run": str(result.path),

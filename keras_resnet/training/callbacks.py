@@ -11,6 +11,7 @@ import keras
 from tqdm import tqdm
 
 from keras_resnet.errors import UserError
+from keras_resnet.progress import duration
 from keras_resnet.training.checkpoints import TrainingState, save_checkpoint
 from keras_resnet.training.runs import RunDirectory, write_metrics
 
@@ -190,13 +191,3 @@ class StepBar(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         self._bar.close()
-
-
-def duration(seconds: float) -> str:
-    """Returns a time span as people write it: "45s", "3m05s", "2h07m"."""
-    seconds = round(seconds)
-    if seconds < 60:
-        return f"{seconds}s"
-    if seconds < 3600:
-        return f"{seconds // 60}m{seconds % 60:02d}s"
-    return f"{seconds // 3600}h{seconds % 3600 // 60:02d}m"

@@ -5,6 +5,7 @@ runs/<name>/recipe.json         settings, versions, data set and its fingerprint
             tensorboard/        the same as TensorBoard reads it
             checkpoints/        the newest two epochs and the best one
             model.keras         the best network, with its preprocessing inside
+            report.html         all of this on one page
             test_metrics.json   written last: a run that has it is finished
 """
 
@@ -50,6 +51,10 @@ class RunDirectory:
     @property
     def model(self) -> Path:
         return self.path / "model.keras"
+
+    @property
+    def report(self) -> Path:
+        return self.path / "report.html"
 
     @property
     def test_metrics(self) -> Path:
@@ -104,6 +109,7 @@ def open_run(
     needed_bytes: int,
     report: Callable[[str], None],
     writes: bool = True,
+    based_on: str = "quick",
 ) -> Iterator[None]:
     """Prepares a run directory and keeps other processes out of it.
 
@@ -116,6 +122,7 @@ def open_run(
         needed_bytes: Disk space that the run will take.
         report: Told what a person should know.
         writes: Whether this process prepares and locks it; the others of several workers read.
+        based_on: The named recipe that the settings started from, or the path of a file.
 
     Raises:
         UserError: The folder cannot be written, another process trains in it, or it holds a run with other settings
@@ -139,6 +146,7 @@ def open_run(
             write_json(
                 run.recipe,
                 {
+                    "based_on": based_on,
                     "settings": recipe.to_dict(),
                     "dataset": dict(dataset),
                     "versions": provenance.versions(),

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import keras
 import numpy as np
 
-from keras_resnet.artifact import artifact_of
+from keras_resnet.artifact import Artifact, artifact_of
 from keras_resnet.data.augmentation import parse_augmentation
 from keras_resnet.data.batches import evaluation_batches, steps_per_epoch, training_batches
 from keras_resnet.data.folder import named_unreadable_files
@@ -24,7 +24,7 @@ from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.data.sources import load_source
 from keras_resnet.distribution import create_strategy, is_chief, jit_compile, require_tensorflow
 from keras_resnet.errors import UserError
-from keras_resnet.evaluation import Evaluation, evaluate_model
+from keras_resnet.evaluation import Evaluation, evaluate_predictions, predict_split
 from keras_resnet.export.formats import SAVED_MODEL_VERSION
 from keras_resnet.export.saved_model import export_saved_model
 from keras_resnet.models.registry import get_config
@@ -44,7 +44,9 @@ from keras_resnet.training.fused_normalization import copy_weights
 from keras_resnet.training.losses import balanced_weights
 from keras_resnet.training.networks import compile_twin, create_network, create_twin
 from keras_resnet.training.recipes import Recipe
+from keras_resnet.training.report import write_report
 from keras_resnet.training.runs import RunDirectory, check_run, default_name, open_run
+from keras_resnet.training.timing import measure_input
 
 if TYPE_CHECKING:
     from keras_resnet.data.dataset import DatasetSpec
@@ -82,6 +84,8 @@ def train(
     resume: bool = False,
     overwrite: bool = False,
     report: Callable[[str], None] = print,
+    based_on: str = "quick",
+    report_page: bool = True,
 ) -> RunResult:
     """Trains a network, or resumes a training that was interrupted.
 
@@ -93,6 +97,8 @@ def train(
         resume: Whether there must be a run to resume. Without it one is continued when it is there.
         overwrite: Whether a run of this name may be removed first.
         report: Takes the lines for a person; a live bar appears on a terminal besides.
+        based_on: The named recipe that the settings started from, or the path of a file; recipe.json records it.
+        report_page: Whether to write report.html.
 
     Returns:
         The finished run.
@@ -185,6 +191,7 @@ def train(
         # A checkpoint has weights, momentum and perhaps averages; then the model, and a margin for the rest.
         needed_bytes=weights_bytes * (3 * (KEPT + 2) + 1) + 20_000_000,
         report=report,
+        based_on=based_on,
     ):
         # Where it stopped
         state = restore_newest(run.checkpoints, twin, twin.optimizer, report=report)
@@ -214,9 +221,10 @@ def train(
                 freezing.freeze(state.best_epoch - 1)  # frozen statistics stay what they were
                 average()
             copy_weights(twin, model)
-            test = evaluate_model(artifact_of(model, preprocessing), data.test)
-            if recipe.ema_decay:
-                both["averaged_weights"] = _short(test)
+            predictions = predict_split(artifact_of(model, preprocessing), data.test)
+        test = evaluate_predictions(*predictions, data.labels)
+        if recipe.ema_decay:
+            both["averaged_weights"] = _short(test)
 
         result = RunResult(
             path=run.path,
@@ -231,22 +239,40 @@ def train(
             # The test metrics come last: they mark the run as finished.
             save_model(model, run.model, preprocessing)
             export_saved_model(model, preprocessing, served, overwrite=True)
-            write_json(
-                run.test_metrics,
-                {
-                    **test.to_dict(),
-                    **both,
-                    "best_epoch": result.best_epoch,
-                    "validation_accuracy": result.validation_accuracy,
-                    "training_seconds": round(result.seconds, 1),
-                    "training_cpu_seconds": round(result.cpu_seconds, 1),
-                },
-            )
+            metrics = {
+                **test.to_dict(),
+                **both,
+                "best_epoch": result.best_epoch,
+                "validation_accuracy": result.validation_accuracy,
+                "training_seconds": round(result.seconds, 1),
+                "training_cpu_seconds": round(result.cpu_seconds, 1),
+            }
+            if report_page:
+                _write_page(run, artifact_of(model, preprocessing), stream, data, predictions, metrics, report)
+            write_json(run.test_metrics, metrics)
     return result
 
 
 def _short(evaluation: Evaluation) -> dict[str, float]:
     return {"top1": evaluation.top1, "loss": evaluation.loss, "ece": evaluation.ece}
+
+
+def _write_page(
+    run: RunDirectory,
+    artifact: Artifact,
+    stream: Callable[..., Any],
+    data: "DatasetSpec",
+    predictions: tuple[np.ndarray, np.ndarray],
+    metrics: dict[str, Any],
+    report: Callable[[str], None],
+) -> None:
+    """Writes report.html, and into the metrics the rate that it needs; without it the training is as good."""
+    try:
+        metrics["input_images_per_second"] = measure_input(stream(epochs=1_000_000))
+        write_report(run, artifact=artifact, data=data, predictions=predictions, metrics=metrics)
+    except Exception as error:  # a full disk, a picture that cannot be drawn: no reason to lose a training
+        described = " ".join(str(error).split()) or type(error).__name__
+        report(f"report.html was not written ({described}). Try again: python -m keras_resnet report {run.path}")
 
 
 def _silent(line: str) -> None:
