@@ -4,6 +4,8 @@ import keras
 import numpy as np
 import pytest
 
+from tests.browser import Browser
+
 
 @pytest.fixture(scope="module", autouse=True)
 def seeded():
@@ -42,3 +44,10 @@ def tiny_data(tmp_path_factory):
     x_test, y_test = draw(31)
     np.savez(path, x_train=x_train, y_train=y_train, x_test=x_test, y_test=y_test)
     return f"npz:{path}"
+
+
+@pytest.fixture(scope="session")
+def browser():
+    browser = Browser()
+    yield browser
+    browser.close()

@@ -86,10 +86,10 @@ def rewrite_report(path: str | os.PathLike[str]) -> RunRecord:
             bad_images=settings["bad_images"],
         )
     except UserError as error:
-        raise UserError(f"A report needs the run's data set {settings['dataset']!r}. {error}") from None
+        raise UserError(f"A report needs the run's data set {settings['dataset']}. {error}") from None
     if data.fingerprint != record.dataset.get("fingerprint"):
         raise UserError(
-            f"A report needs the data that the run was trained on; {settings['dataset']!r} has changed since (another "
+            f"A report needs the data that the run was trained on; {settings['dataset']} has changed since (another "
             "fingerprint). Restore it."
         )
     predictions = predict_split(artifact, data.test)

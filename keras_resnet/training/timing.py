@@ -49,7 +49,7 @@ def parts_of_time(record: RunRecord) -> list[Part]:
     rest = max(0.0, record.metrics["training_seconds"] - sum(training) - validation)
     return [
         Part("Training steps", "input, forward and backward pass, update", sum(training) - start),
-        Part("Start", "what the first epoch trained longer than the median epoch: tracing, compiling", start),
+        Part("Start-up", "what the first epoch trained longer than the median epoch: tracing, compiling", start),
         Part("Validation", "the rest of each epoch", validation),
         Part("Checkpoints and logs", "between the epochs", rest),
     ]

@@ -1,13 +1,6 @@
-"""The page is opened in a real browser. `chromium` and `chromium-driver` must be installed (apt-get)."""
-
 import base64
 import io
-import json
-import os
 import re
-import shutil
-import subprocess
-import urllib.request
 
 import numpy as np
 import pytest
@@ -18,64 +11,6 @@ from keras_resnet.data.sources import load_source
 from keras_resnet.errors import UserError
 from keras_resnet.explanation.gallery import choose_examples, make_gallery
 from keras_resnet.models.resnet import build_model
-
-
-class Browser:
-    """Headless Chromium, spoken to with the WebDriver protocol."""
-
-    def __init__(self):
-        driver = shutil.which("chromedriver")
-        if not driver or not shutil.which("chromium"):
-            # A user's machine may do without a browser; the check installs one, and must not lose this test unseen.
-            miss = pytest.fail if os.environ.get("CI") else pytest.skip
-            miss("The test of the gallery needs a browser: apt-get install chromium chromium-driver")
-        self.process = subprocess.Popen(
-            [driver, "--port=0"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-        )
-        for line in self.process.stdout:
-            if found := re.search(r"started successfully on port (\d+)", line):
-                break
-        self.address = f"http://127.0.0.1:{found[1]}/session"
-        arguments = ["--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1280,1600"]
-        wanted = {"goog:chromeOptions": {"args": arguments}, "goog:loggingPrefs": {"browser": "ALL"}}
-        session = self.ask("POST", "", {"capabilities": {"alwaysMatch": wanted}})
-        self.address += f"/{session['sessionId']}"
-
-    def ask(self, method, path, body=None):
-        data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(self.address + path, data, {"Content-Type": "application/json"}, method=method)
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # never past this machine
-        with opener.open(request, timeout=120) as answer:
-            return json.load(answer)["value"]
-
-    def run(self, script):
-        return self.ask("POST", "/execute/sync", {"script": script, "args": []})
-
-    def problems(self, file):
-        """Opens a page; returns its console messages, broken images and what it asked of a network."""
-        self.ask("POST", "/url", {"url": file.as_uri()})
-        console = [entry["message"] for entry in self.ask("POST", "/se/log", {"type": "browser"})]
-        broken = self.run(
-            "return [...document.images].filter(i => !i.complete || !i.naturalWidth).map(i => i.alt || i.src)"
-        )
-        asked = self.run(
-            "return performance.getEntriesByType('resource').map(e => e.name).filter(n => !n.startsWith('data:'))"
-        )
-        return console + broken + asked
-
-    def close(self):
-        try:
-            self.ask("DELETE", "")
-        finally:
-            self.process.terminate()
-            self.process.wait(timeout=20)
-
-
-@pytest.fixture(scope="module")
-def browser():
-    browser = Browser()
-    yield browser
-    browser.close()
 
 
 @pytest.fixture(scope="module")

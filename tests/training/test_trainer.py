@@ -46,7 +46,13 @@ def recipe(tiny_data):
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
     root = tmp_path_factory.mktemp("whole")
-    return {"runs": root / "runs", "saved_models": root / "saved_models", "name": "r", "report": lambda line: None}
+    return {
+        "runs": root / "runs",
+        "saved_models": root / "saved_models",
+        "name": "r",
+        "report": lambda line: None,
+        "report_page": False,
+    }
 
 
 @pytest.fixture(scope="module")
@@ -187,6 +193,7 @@ def test_what_is_no_run_is_not_written_into(recipe, tmp_path):
 @pytest.fixture
 def interrupted(recipe, tmp_path, monkeypatch):
     places = {"runs": tmp_path / "runs", "saved_models": tmp_path / "s", "name": "r", "report": lambda line: None}
+    places["report_page"] = False
     with monkeypatch.context() as patch:
         interrupt_at(patch, 2 * STEPS)
         with pytest.raises(KeyboardInterrupt):
@@ -234,7 +241,7 @@ def test_a_lost_loss_stops_and_says_where(recipe, tmp_path):
         {**recipe.to_dict(), "learning_rate": 1e30, "warmup_epochs": 0, "ema_decay": 0.0, "schedule": "constant"}
     )
     with pytest.raises(UserError, match=r"loss became (nan|inf) in epoch \d, step \d \(learning rate 1e\+30\)"):
-        train(wild, name="w", runs=tmp_path, saved_models=tmp_path / "s", report=lambda line: None)
+        train(wild, name="w", runs=tmp_path, saved_models=tmp_path / "s", report=lambda line: None, report_page=False)
     assert not (tmp_path / "w" / "model.keras").exists()
 
 
@@ -242,7 +249,7 @@ def test_a_lost_loss_leaves_the_best_checkpoint(recipe, tmp_path, monkeypatch):
     lost = UserError("lost")
     interrupt_at(monkeypatch, STEPS, lost)
     with pytest.raises(UserError, match="lost"):
-        train(recipe, name="w", runs=tmp_path, saved_models=tmp_path / "s", report=lambda line: None)
+        train(recipe, name="w", runs=tmp_path, saved_models=tmp_path / "s", report=lambda line: None, report_page=False)
     assert [path.name for path in (tmp_path / "w" / "checkpoints").iterdir()] == ["epoch-00001.npz"]
 
 
@@ -269,7 +276,9 @@ def test_settings_may_change_while_no_epoch_is_complete(recipe, tmp_path, monkey
 )
 def test_other_optimizers_and_losses_train(recipe, tmp_path, options):
     chosen = dataclasses.replace(recipe, **{"epochs": 2, **options})
-    result = train(chosen, runs=tmp_path, saved_models=tmp_path / "s", name="o", report=lambda line: None)
+    result = train(
+        chosen, runs=tmp_path, saved_models=tmp_path / "s", name="o", report=lambda line: None, report_page=False
+    )
     rows = metrics(result.path)
     assert len(rows) == 2
     assert all(np.isfinite(float(row["loss"])) for row in rows)
@@ -283,7 +292,9 @@ def test_more_steps_cannot_be_accumulated_than_there_are(recipe, tmp_path):
 def test_a_batch_larger_than_the_data_is_lowered_and_said(recipe, tmp_path):
     lines = []
     large = dataclasses.replace(recipe, batch_size=10**6, epochs=1, accumulate=1)
-    result = train(large, runs=tmp_path, saved_models=tmp_path / "s", name="large", report=lines.append)
+    result = train(
+        large, runs=tmp_path, saved_models=tmp_path / "s", name="large", report=lines.append, report_page=False
+    )
     said = next(line for line in lines if "lowered" in line)
     stored = json.loads((result.path / "recipe.json").read_text())
     assert stored["settings"]["batch_size"] == stored["dataset"]["training_images"]
@@ -302,7 +313,7 @@ def test_a_full_disk_is_noticed_before_training(recipe, tmp_path, monkeypatch):
 @pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
 def test_mixed_precision_trains_and_stores_float32(recipe, tmp_path, precision):
     mixed = Recipe.from_dict({**recipe.to_dict(), "precision": precision, "epochs": 2})
-    result = train(mixed, runs=tmp_path, saved_models=tmp_path / "s", report=lambda line: None)
+    result = train(mixed, runs=tmp_path, saved_models=tmp_path / "s", report=lambda line: None, report_page=False)
     model, _ = load_model(result.path / "model.keras")
     assert all(layer.compute_dtype == "float32" for layer in model.layers)
 
