@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 # Up to here the confusion matrix can be read; beyond it the most confused pairs are listed.
 MATRIX_CLASSES = 25
-PAIRS = 20
+PAIRS = 12
 MISTAKES = 12
 _METHOD = "gradcam"
 

@@ -21,6 +21,7 @@ from keras_resnet.training import callbacks, trainer
 from keras_resnet.training.recipes import Recipe
 from keras_resnet.training.records import changed_settings, read_record, repeating_command
 from keras_resnet.training.report import (
+    PAIRS,
     most_confident_mistakes,
     most_confused_pairs,
     rewrite_report,
@@ -249,7 +250,7 @@ def test_few_and_many_classes_fit(classes, browser, tmp_path):
         "return [...document.querySelectorAll('#confusion h3 + .scroll tbody tr')].map(r => +r.cells[2].textContent)"
     )
     beside = np.array(metrics["confusion"]) * (1 - np.eye(classes, dtype=int))
-    assert pairs == ([] if classes <= 10 else sorted(beside[beside > 0].tolist(), reverse=True)[:20])
+    assert pairs == ([] if classes <= 10 else sorted(beside[beside > 0].tolist(), reverse=True)[:PAIRS])
 
 
 def test_mistakes_and_pairs_are_the_largest():
