@@ -24,7 +24,7 @@ from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.data.sources import load_source
 from keras_resnet.distribution import create_strategy, is_chief, jit_compile, require_tensorflow
 from keras_resnet.errors import UserError
-from keras_resnet.evaluation import Evaluation, evaluate_predictions, predict_split
+from keras_resnet.evaluation import Evaluation, evaluate_model, evaluate_predictions, predict_split
 from keras_resnet.export.formats import SAVED_MODEL_VERSION
 from keras_resnet.export.saved_model import export_saved_model
 from keras_resnet.models.registry import get_config
