@@ -1,13 +1,20 @@
 """`keras-resnet recipes [NAME]`: the recipes that `train.py --recipe NAME` knows, and every setting of one."""
 
 import argparse
+import csv
 import dataclasses
+import itertools
 import json
+import shlex
 from collections.abc import Sequence
+from pathlib import Path
 
 from keras_resnet.cli import script
 from keras_resnet.training.named_recipes import RECIPES, get_named_recipe
 from keras_resnet.training.recipes import Recipe
+
+# Of a checkout; an installed package has no such folder, and shows no measured values.
+RESULTS = Path(__file__).resolve().parents[2] / "results"
 
 
 def build_parser() -> script.Parser:
@@ -35,13 +42,46 @@ def _list(arguments: argparse.Namespace) -> None:
             print(f"{name:15}{recipe.model:15}{recipe.epochs:>7}  {source:68}{row.result}".rstrip())
         return
     row = get_named_recipe(arguments.name)
-    settings = Recipe.from_dict(row.settings).to_dict()
+    recipe, measured = Recipe.from_dict(row.settings), _measured(arguments.name)
     if arguments.json:
-        print(json.dumps({"name": arguments.name, **dataclasses.asdict(row), "settings": settings}))
+        shown = {"name": arguments.name, **dataclasses.asdict(row), "settings": recipe.to_dict(), "measured": measured}
+        print(json.dumps(shown))
         return
     for title, text in (("source", row.source), ("published", row.result), ("differs", row.differences)):
         if text:
             print(f"{title}: {text}")
-    print("settings (* not the default):")
-    for name, value in settings.items():
-        print(f"  {'*' if name in row.settings else ' '} {name:22} {'–' if value is None else value}")
+    for found in measured:
+        print(
+            f"measured: {float(found['test_accuracy']):.2%} test accuracy on {found['dataset']}, {found['model']}, "
+            f"{found['epochs']} epochs, seed {found['seed']} ({found['hardware']}, {found['date']})"
+        )
+    print("\n".join(settings_table(recipe)))
+
+
+def settings_table(recipe: Recipe) -> list[str]:
+    """Returns the lines that show a recipe: one a setting, marked where it is not the default."""
+    defaults = Recipe().to_dict()
+    return [
+        "settings (* not the default):",
+        *(
+            f"  {' ' if value == defaults[name] else '*'} {name:22} {'–' if value is None else value}"
+            for name, value in recipe.to_dict().items()
+        ),
+    ]
+
+
+def _measured(name: str) -> list[dict[str, str]]:
+    """The rows of results/ in a checkout whose command trained by this recipe."""
+    found = []
+    for path in sorted(RESULTS.glob("*.csv")):
+        with open(path, encoding="utf-8", newline="") as file:
+            for row in csv.DictReader(file):
+                words = shlex.split(row.get("command") or "")
+                if row.get("test_accuracy") and name in _values_of(words, "--recipe"):
+                    found.append(row)
+    return found
+
+
+def _values_of(words: list[str], flag: str) -> list[str]:
+    behind = [value for word, value in itertools.pairwise(words) if word == flag]
+    return behind + [word.removeprefix(f"{flag}=") for word in words if word.startswith(f"{flag}=")]

@@ -14,7 +14,8 @@ from keras_resnet.errors import UserError
 from keras_resnet.models.registry import get_config
 from keras_resnet.storage import append_row
 from keras_resnet.training.named_recipes import recipe_settings
-from keras_resnet.training.recipes import Recipe, load_settings, setting_kind
+from keras_resnet.training.recipe_files import load_settings, override
+from keras_resnet.training.recipes import Recipe, setting_kind
 from keras_resnet.training.runs import RunDirectory, default_name
 
 
@@ -26,7 +27,11 @@ def build_parser() -> script.Parser:
         "The same command again resumes a run that was interrupted.",
     )
     run = parser.add_argument_group("run")
-    run.add_argument("--recipe", metavar="NAME|FILE.json", help="settings to start from; flags override them")
+    run.add_argument(
+        "--recipe",
+        metavar="NAME|FILE",
+        help="settings to start from, .json or .yaml; flags override them",
+    )
     run.add_argument("--name", help="name of the run; default: data set, model and seed")
     run.add_argument("--runs", metavar="FOLDER", default="runs", help="folder of the run directories")
     run.add_argument("--saved-models", metavar="FOLDER", default="saved_models", help="folder of the exported models")
@@ -66,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _train(arguments: argparse.Namespace, given: list[str]) -> int:
     began, began_cpu = time.perf_counter(), time.process_time()
-    recipe = _recipe(arguments)
+    recipe, said = _recipe(arguments)
     # Names are checked before TensorFlow is loaded, so that a typing mistake is answered at once.
     get_config(recipe.model)
     script.check_data_set(recipe.dataset)
@@ -82,6 +87,8 @@ def _train(arguments: argparse.Namespace, given: list[str]) -> int:
     def report(line: str) -> None:
         print(line, file=sys.stderr if arguments.json else sys.stdout, flush=True)
 
+    for line in said:
+        report(line)
     try:
         result = train(
             recipe,
@@ -135,7 +142,8 @@ def _train(arguments: argparse.Namespace, given: list[str]) -> int:
     return 0
 
 
-def _recipe(arguments: argparse.Namespace) -> Recipe:
+def _recipe(arguments: argparse.Namespace) -> tuple[Recipe, tuple[str, ...]]:
+    """The recipe, and what of the file's or the named one's settings the flags left no room for."""
     settings = {}
     if arguments.recipe:
         settings = recipe_settings(arguments.recipe)
@@ -146,4 +154,4 @@ def _recipe(arguments: argparse.Namespace) -> Recipe:
             settings = load_settings(stored)
     prefix = "recipe."
     flags = {key.removeprefix(prefix): value for key, value in vars(arguments).items() if key.startswith(prefix)}
-    return Recipe.from_dict({**settings, **flags})
+    return override(settings, flags)

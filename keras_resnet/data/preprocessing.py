@@ -17,6 +17,8 @@ COLOR_ORDERS = ("rgb", "bgr")
 INTERPOLATIONS = ("bilinear", "bicubic", "lanczos3", "nearest")
 RESIZES = ("squash", "crop")
 
+MAX_IMAGE_SIZE = 8192  # pixels per side; one image of it is 805 MB as the network takes it
+
 # Luma weights of Rec. 601 in 16-bit fixed point, as Pillow's convert("L") uses them.
 LUMA = (19595, 38470, 7471)
 
@@ -87,6 +89,12 @@ class Preprocessing:
         ):
             raise UserError(f"crop_fraction must be above 0 and at most 1, got {self.crop_fraction!r}.")
         object.__setattr__(self, "crop_fraction", float(self.crop_fraction))
+        side = max(self.height, self.width) / self.crop_fraction
+        if self.resize == "crop" and side > MAX_IMAGE_SIZE:
+            raise UserError(
+                f"Images must have at most {MAX_IMAGE_SIZE:,} pixels a side before the crop, got {side:,.0f} "
+                f"({max(self.height, self.width)} / crop_fraction {self.crop_fraction:g}). Raise crop_fraction."
+            )
         if not isinstance(self.labels, list | tuple) or not all(isinstance(label, str) for label in self.labels):
             raise UserError(f"labels must be a sequence of class names, got {self.labels!r}.")
         for label in self.labels:

@@ -19,10 +19,9 @@ import numpy as np
 from keras_resnet.archives import DAMAGED_ARCHIVE, check_sizes
 from keras_resnet.choices import BAD_IMAGES
 from keras_resnet.data.dataset import DatasetSpec, arrays_fingerprint, channel_statistics
+from keras_resnet.data.preprocessing import MAX_IMAGE_SIZE
 from keras_resnet.data.splits import ArraySplit, hold_out
 from keras_resnet.errors import UserError, unknown_name
-
-MAX_IMAGE_SIZE = 8192  # pixels per side; one image of it is 805 MB as the network takes it
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,8 @@ Nothing here imports TensorFlow, so that help and mistakes are answered at once.
 """
 
 import dataclasses
-import json
 import math
-import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from keras_resnet.choices import BAD_IMAGES, CLASS_BALANCES, DECAY_FORMS, LOSSES, MOMENTUM_FORMS, OPTIMIZERS, SCHEDULES
@@ -140,6 +137,8 @@ class Recipe:
                 f"head_epochs must be below epochs ({self.epochs}), got {self.head_epochs}. "
                 "Lower it, or give freeze_until head to train nothing else."
             )
+        if self.crop_fraction != 1 and self.resize != "crop":
+            raise UserError(f"crop_fraction belongs to resize crop, got resize {self.resize}. Leave it out.")
         if self.warmup_epochs is not None and self.warmup_epochs > self.epochs:
             raise UserError(
                 f"warmup_epochs must be at most epochs ({self.epochs}), got {self.warmup_epochs:g}. Lower it."
@@ -157,7 +156,7 @@ class Recipe:
             UserError: A key is unknown, or a value breaks its rule.
         """
         if not isinstance(settings, dict):
-            raise UserError(f"A recipe is a JSON object, got {type(settings).__name__}.")
+            raise UserError(f"A recipe must be settings with their values, got a {type(settings).__name__}.")
         names = [field.name for field in dataclasses.fields(cls)]
         for key in settings:
             if key not in names:
@@ -176,33 +175,6 @@ def parse_milestones(text: str) -> tuple[float, ...]:
     return parts
 
 
-def load_settings(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Reads the settings in a recipe file, or in the recipe.json of a run.
-
-    Args:
-        path: The file.
-
-    Returns:
-        Setting → value, each checked.
-
-    Raises:
-        UserError: There is no such file, it is not JSON, a key is unknown, or a value breaks its rule.
-    """
-    try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"Cannot read the recipe {path}: {error.strerror}.") from None
-    except ValueError as error:
-        raise UserError(f"The recipe {path} is not JSON: {error}.") from None
-    if isinstance(content, dict) and isinstance(content.get("settings"), dict):
-        content = content["settings"]
-    try:
-        Recipe.from_dict(content)
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from None
-    return content
-
-
 def setting_kind(field: dataclasses.Field) -> type:
     """Returns the type of a setting's value: int, float or str."""
     return field.metadata.get("kind") or type(field.default)
@@ -216,7 +188,11 @@ def _checked(field: dataclasses.Field, value: Any) -> Any:
         value = float(value)
     if not isinstance(value, kind) or isinstance(value, bool):
         expected = {int: "a whole number", float: "a number", str: "text"}[kind]
-        raise UserError(f"{name} must be {expected}, got {value!r}.")
+        if "choices" in rules:
+            expected = "one of " + ", ".join(rules["choices"])
+        # Files have types: a number in quotes is text, and text may look like a number.
+        advice = " Write it in quotes." if kind is str else " Leave out the quotes." if _is_number(value) else ""
+        raise UserError(f"{name} must be {expected}, got {value!r}.{advice}")
     if kind is float and not math.isfinite(value):
         raise UserError(f"{name} must be finite, got {value}.")
     if "choices" in rules and value not in rules["choices"]:
@@ -230,3 +206,10 @@ def _checked(field: dataclasses.Field, value: Any) -> Any:
         if rule in rules and broken(rules[rule]):
             raise UserError(f"{name} must be {sentence} {rules[rule]}, got {value}.")
     return value
+
+
+def _is_number(value: Any) -> bool:
+    try:
+        return isinstance(value, str) and math.isfinite(float(value))
+    except ValueError:
+        return False

@@ -5,6 +5,8 @@ import json
 from PIL import Image
 
 from keras_resnet.cli import main as keras_resnet
+from keras_resnet.cli import recipes
+from keras_resnet.storage import append_row
 
 
 def test_models_lists_what_a_pattern_selects_with_its_cost(capsys):
@@ -53,3 +55,19 @@ def test_recipes_are_listed_and_shown(capsys):
     assert json.loads(capsys.readouterr().out)["settings"]["milestones"] == "0.3,0.6,0.8"
     assert keras_resnet.main(["recipes", "wnr"]) == 2
     assert "Closest: 'wrn'" in capsys.readouterr().err
+
+
+def test_a_recipe_shows_what_was_measured_with_it(tmp_path, monkeypatch, capsys):
+    columns = {"dataset": "d", "model": "m", "seed": "0", "epochs": "9", "test_accuracy": "0.9", "hardware": "h"}
+    for recipe, accuracy in (("wrn", "0.951"), ("wrn_other", "0.1")):
+        command = f"python train.py --recipe {recipe} --dataset d"
+        row = {"command": command, **columns, "test_accuracy": accuracy, "date": "2026-11-25"}
+        append_row(tmp_path / "a.csv", row)
+    append_row(tmp_path / "b.csv", {"method": "gradcam"})
+    monkeypatch.setattr(recipes, "RESULTS", tmp_path)
+    assert keras_resnet.main(["recipes", "wrn"]) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("measured")]
+    assert lines == ["measured: 95.10% test accuracy on d, m, 9 epochs, seed 0 (h, 2026-11-25)"]
+    monkeypatch.setattr(recipes, "RESULTS", tmp_path / "absent")
+    assert keras_resnet.main(["recipes", "wrn", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["measured"] == []

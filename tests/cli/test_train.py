@@ -15,6 +15,7 @@ from keras_resnet.training.recipes import Recipe
 
 ROOT = Path(__file__).parents[2]
 SHORT = ["--model", "resnet8", "--epochs", "2", "--batch-size", "32", "--warmup-epochs", "1"]
+SMALL_IMAGES = ["--image-size", "8", "--augmentation", "none"]
 
 
 def test_every_setting_is_a_flag():
@@ -185,6 +186,15 @@ def test_a_recipe_is_named_and_its_flags_override_it(tiny_data, tmp_path, capsys
     assert (settings["schedule"], settings["weight_decay"], settings["epochs"]) == ("step", 1e-4, 1)
     assert train.main(["--recipe", "he2051", *folders]) == 2
     assert "Unknown recipe 'he2051'. Closest: 'he2016', 'he2015'" in capsys.readouterr().err
-    # A warm-up longer than the run is refused, not shortened in silence.
-    assert train.main(["--recipe", "imagenet_90", "--epochs", "1", *folders]) == 2
+    # The recipe's warm-up is shortened, and said so; one that was asked for is not.
+    assert train.main(["--recipe", "imagenet_90", *small, *SMALL_IMAGES, *folders[:-1], "short"]) == 0
+    said = "warmup_epochs 5 of the recipe is longer than the run: shortened to 0.05, a twentieth of its epochs."
+    assert said in capsys.readouterr().out.splitlines()
+    assert train.main(["--epochs", "1", "--warmup-epochs", "5", *folders]) == 2
     assert "warmup_epochs must be at most epochs (1), got 5" in capsys.readouterr().err
+
+
+def test_a_recipe_may_be_yaml(tiny_data, tmp_path, capsys):
+    (tmp_path / "mine.yaml").write_text("epochs: 3\nlerning_rate: 1e-2\n")
+    assert train.main(["--recipe", str(tmp_path / "mine.yaml")]) == 2
+    assert "mine.yaml: Unknown recipe key 'lerning_rate'. Closest: 'learning_rate'" in capsys.readouterr().err

@@ -295,6 +295,7 @@ def test_from_dict_is_strict():
         ({"interpolation": "biliner"}, "'bilinear'"),
         ({"resize": "stretch"}, "Unknown resize"),
         ({"crop_fraction": 0.0}, "crop_fraction"),
+        ({"resize": "crop", "crop_fraction": 0.001}, "at most 8,192 pixels a side before the crop"),
         ({"labels": "cat"}, "labels"),
     ],
 )

@@ -8,7 +8,7 @@ import pytest
 from keras_resnet.errors import UserError
 from keras_resnet.models.registry import REGISTRY
 from keras_resnet.training.named_recipes import RECIPES
-from keras_resnet.training.recipes import Recipe, load_settings, parse_milestones
+from keras_resnet.training.recipes import Recipe, parse_milestones
 
 
 def test_a_recipe_survives_json():
@@ -46,22 +46,9 @@ def test_every_setting_has_a_help_text():
     assert all(field.metadata["help"] for field in dataclasses.fields(Recipe))
 
 
-def test_a_runs_record_serves_as_a_recipe(tmp_path):
-    (tmp_path / "recipe.json").write_text(json.dumps({"settings": {"epochs": 7}, "versions": {}}))
-    assert load_settings(tmp_path / "recipe.json") == {"epochs": 7}
-
-
-@pytest.mark.parametrize("content", ["{", "[]", '{"epoch": 3}', None])
-def test_bad_recipe_files_are_refused_by_name(tmp_path, content):
-    path = tmp_path / "mine.json"
-    if content is not None:
-        path.write_text(content)
-    with pytest.raises(UserError, match=r"mine\.json"):
-        load_settings(path)
-
-
 def test_recipes_need_no_tensorflow():
-    code = "import sys, keras_resnet.training.recipes; assert not {'tensorflow', 'keras', 'sklearn'} & set(sys.modules)"
+    loaded = "{'tensorflow', 'keras', 'sklearn', 'yaml'} & set(sys.modules)"
+    code = f"import sys, keras_resnet.training.recipe_files; assert not {loaded}"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
@@ -90,5 +77,7 @@ def test_wrong_milestones_are_refused(text):
 def test_settings_that_contradict_each_other_are_refused():
     with pytest.raises(UserError, match="target_threshold belongs to loss bce"):
         Recipe(target_threshold=0.2)
+    with pytest.raises(UserError, match="crop_fraction belongs to resize crop"):
+        Recipe(crop_fraction=0.875)
     with pytest.raises(UserError, match="final_learning_rate must be at most"):
         Recipe(learning_rate=0.1, final_learning_rate=0.2)
