@@ -221,7 +221,30 @@ def check_writable(directory: str | os.PathLike[str], needed_bytes: int = 0) -> 
         finally:
             with contextlib.suppress(OSError):
                 probe.unlink(missing_ok=True)
-        free = shutil.disk_usage(directory).free
+        _check_free(directory, directory, needed_bytes)
+
+
+def check_could_write(directory: str | os.PathLike[str], needed_bytes: int = 0) -> None:
+    """As `check_writable`, as far as one can tell without writing anything.
+
+    Args:
+        directory: The folder, which may be missing.
+        needed_bytes: How much will be written.
+
+    Raises:
+        UserError: The folder cannot be made or written, or its disk has too little space.
+    """
+    directory = Path(directory)
+    there = next(folder for folder in (directory, *directory.absolute().parents) if folder.exists())
+    if not there.is_dir():
+        raise UserError(f"Cannot write {directory}: {there} is not a folder.")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise UserError(f"Cannot write {directory}: Permission denied.")
+    _check_free(directory, there, needed_bytes)
+
+
+def _check_free(directory: Path, there: Path, needed_bytes: int) -> None:
+    free = shutil.disk_usage(there).free
     if free < needed_bytes:
         raise UserError(
             f"{directory} needs {megabytes(needed_bytes)} of disk space, {megabytes(free)} are free. "

@@ -3,10 +3,16 @@
 import argparse
 import json
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from keras_resnet.cli import script
 from keras_resnet.errors import unknown_name
 from keras_resnet.models.registry import REGISTRY, get_config, list_models
+
+if TYPE_CHECKING:
+    from keras_resnet.models.complexity import Complexity
+
+TABLE_HEADER = f"{'name':22}{'parameters':>13}{'mult-adds':>11}  {'input':12}{'feature maps':56}"
 
 
 def build_parser() -> script.Parser:
@@ -32,7 +38,7 @@ def command(args: argparse.Namespace) -> int:
         return 0
     rows = []
     if not args.json:
-        print(f"{'name':22}{'parameters':>13}{'mult-adds':>11}  {'input':12}{'feature maps':56}paper")
+        print(TABLE_HEADER + "paper")
     for name in names:
         config, cost = _measure(name)
         if args.json:
@@ -49,14 +55,19 @@ def command(args: argparse.Namespace) -> int:
                 }
             )
             continue
-        maps = " ".join(f"{height}×{width}×{channels}" for height, width, channels in cost.feature_maps)
-        size = "×".join(str(side) for side in config.input_shape)
-        giga = cost.multiply_adds >= 1e9
-        count = f"{cost.multiply_adds / (1e9 if giga else 1e6):.{2 if giga else 1}f} {'G' if giga else 'M'}"
-        print(f"{name:22}{cost.parameters:>13,}{count:>11}  {size:12}{maps:56}{config.paper}", flush=True)
+        print(table_row(name, config.input_shape, cost, config.paper), flush=True)
     if args.json:
         print(json.dumps({"models": rows}))
     return 0
+
+
+def table_row(name: str, input_shape: tuple[int, ...], cost: "Complexity", paper: str = "") -> str:
+    """Returns the line below `TABLE_HEADER` that shows what a network costs."""
+    maps = " ".join(f"{height}×{width}×{channels}" for height, width, channels in cost.feature_maps)
+    size = "×".join(str(side) for side in input_shape)
+    giga = cost.multiply_adds >= 1e9
+    count = f"{cost.multiply_adds / (1e9 if giga else 1e6):.{2 if giga else 1}f} {'G' if giga else 'M'}"
+    return f"{name:22}{cost.parameters:>13,}{count:>11}  {size:12}{maps:56}{paper}"
 
 
 def _measure(name: str):

@@ -60,11 +60,11 @@ def _list(arguments: argparse.Namespace) -> None:
 
 def settings_table(recipe: Recipe) -> list[str]:
     """Returns the lines that show a recipe: one a setting, marked where it is not the default."""
-    defaults = Recipe().to_dict()
+    changed = recipe.changed()
     return [
         "settings (* not the default):",
         *(
-            f"  {' ' if value == defaults[name] else '*'} {name:22} {'–' if value is None else value}"
+            f"  {'*' if name in changed else ' '} {name:22} {'–' if value is None else value}"
             for name, value in recipe.to_dict().items()
         ),
     ]

@@ -7,9 +7,13 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from keras_resnet import provenance
+from keras_resnet.archives import megabytes
 from keras_resnet.cli import script
+from keras_resnet.cli.models import TABLE_HEADER, table_row
+from keras_resnet.cli.recipes import settings_table
 from keras_resnet.errors import UserError
 from keras_resnet.models.registry import get_config
 from keras_resnet.storage import append_row
@@ -39,6 +43,12 @@ def build_parser() -> script.Parser:
     run.add_argument("--overwrite", action="store_true", help="remove a run of the same name first")
     run.add_argument("--results", metavar="FILE.csv", help="append the result as a row to this file")
     run.add_argument("--json", action="store_true", help="one JSON object on standard output; lines on stderr")
+    kind = parser.add_argument_group("instead of one training").add_mutually_exclusive_group()
+    kind.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="measure a few steps, say what the training is and will take, and write nothing",
+    )
     settings = parser.add_argument_group("recipe")
     settings.add_argument(
         "--skip-bad-images",
@@ -82,24 +92,26 @@ def _train(arguments: argparse.Namespace, given: list[str]) -> int:
     from keras_resnet.distribution import require_tensorflow
 
     require_tensorflow()
-    from keras_resnet.training.trainer import train
 
     def report(line: str) -> None:
         print(line, file=sys.stderr if arguments.json else sys.stdout, flush=True)
 
     for line in said:
         report(line)
+    places = {
+        "name": name,
+        "runs": arguments.runs,
+        "saved_models": arguments.saved_models,
+        "resume": arguments.resume,
+        "overwrite": arguments.overwrite,
+        "report": report,
+    }
+    if arguments.dry_run:
+        return _dry_run(recipe, arguments.json, places)
+    from keras_resnet.training.trainer import train
+
     try:
-        result = train(
-            recipe,
-            name=name,
-            runs=arguments.runs,
-            saved_models=arguments.saved_models,
-            resume=arguments.resume,
-            overwrite=arguments.overwrite,
-            report=report,
-            based_on=arguments.recipe or "quick",
-        )
+        result = train(recipe, **places, based_on=arguments.recipe or "quick")
     except KeyboardInterrupt as interrupt:
         again = provenance.command("train.py", [flag for flag in given if flag != "--overwrite"])
         raise type(interrupt)(f"Interrupted. Run it again and it resumes: {again}") from None
@@ -139,6 +151,42 @@ def _train(arguments: argparse.Namespace, given: list[str]) -> int:
                 **provenance.result_row(),
             },
         )
+    return 0
+
+
+def _dry_run(recipe: Recipe, as_json: bool, places: dict[str, Any]) -> int:
+    from keras_resnet.training.trial import try_training
+
+    trial = try_training(recipe, **places)
+    if as_json:
+        print(json.dumps({**trial.to_dict(), "changed": trial.recipe.changed()}))
+        return 0
+    from keras_resnet.training.callbacks import duration
+
+    data, recipe = trial.dataset, trial.recipe
+    sizes = {split: f"{data[f'{split}_images']:,}" for split in ("training", "validation", "test")}
+    shape = tuple(data["image_shape"])
+    done = f", {trial.epochs_done} of them done" if trial.epochs_done else ""
+    gpu = "" if trial.peak_gpu_bytes is None else f", on the GPU {megabytes(trial.peak_gpu_bytes)}"
+    lines = [
+        *settings_table(recipe),
+        TABLE_HEADER.rstrip(),
+        table_row(recipe.model, shape, trial.complexity).rstrip(),
+        f"data: {data['name']}, {len(data['labels'])} classes; "
+        + ", ".join(f"{size} {split}" for split, size in sizes.items())
+        + " images",
+        f"steps: {trial.steps:,} an epoch, {recipe.epochs} epochs{done}",
+        f"measured in {trial.measured_steps} steps: {1000 * trial.step_seconds:.1f} ms a step with its input "
+        f"({recipe.batch_size / trial.step_seconds:,.0f} images/s); input alone {1000 * trial.input_seconds:.1f} ms; "
+        f"validation {1000 * trial.validation_seconds:.1f} ms a batch",
+        f"estimated: {duration(trial.total_seconds)} (start {duration(trial.start_seconds)}, training "
+        f"{duration(trial.training_seconds)}, validation and test {duration(trial.evaluation_seconds)}), "
+        "without the export",
+        f"memory: {megabytes(trial.peak_memory_bytes)} at most until here{gpu}; on disk "
+        f"{megabytes(trial.disk_bytes)} at the end, {megabytes(trial.checkpoint_bytes)} of it each checkpoint",
+        f"Nothing was written. Without --dry-run the run is {trial.run}.",
+    ]
+    print("\n".join(lines))
     return 0
 
 

@@ -58,6 +58,11 @@ def checkpoint_path(directory: str | os.PathLike[str], epoch: int) -> Path:
     return Path(directory) / f"epoch-{epoch:05d}.npz"
 
 
+def newest_epoch(directory: str | os.PathLike[str]) -> int:
+    """Returns how many epochs the newest checkpoint has behind it; 0 without one. It is not opened."""
+    return max(_epochs(directory), default=0)
+
+
 def save_checkpoint(
     directory: str | os.PathLike[str],
     model: keras.Model,

@@ -2,7 +2,7 @@
 
 import copy
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import keras
@@ -106,6 +106,7 @@ def compile_twin(
     *,
     steps: int,
     jit_compile: bool | str,
+    learning_rate: Callable[[Any], Any] | None = None,
     class_weights: Sequence[float] | None = None,
 ) -> None:
     """Gives a network the loss, optimizer and metrics of a recipe.
@@ -115,6 +116,7 @@ def compile_twin(
         recipe: The settings.
         steps: Steps per epoch.
         jit_compile: From `distribution.jit_compile`.
+        learning_rate: A schedule of updates in place of the recipe's.
         class_weights: A weight for each class in the loss; None weights all the same.
     """
     classes = twin.output_shape[-1]
@@ -127,7 +129,8 @@ def compile_twin(
         )
     optimizer = create_optimizer(
         twin,
-        learning_rate=Schedule(
+        learning_rate=learning_rate
+        or Schedule(
             name=recipe.schedule,
             learning_rate=recipe.learning_rate,
             steps=updates,

@@ -148,6 +148,11 @@ class Recipe:
         """Returns the settings as a dictionary that JSON can hold; `from_dict` reads it back."""
         return dataclasses.asdict(self)
 
+    def changed(self) -> dict[str, Any]:
+        """Returns the settings that are not the defaults."""
+        defaults = Recipe().to_dict()
+        return {name: value for name, value in self.to_dict().items() if value != defaults[name]}
+
     @classmethod
     def from_dict(cls, settings: Any) -> "Recipe":
         """Builds a recipe from some settings; the others keep their defaults.

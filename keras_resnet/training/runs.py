@@ -139,10 +139,7 @@ def open_run(
             for child in run.path.iterdir():
                 if child.name != _LOCK:
                     shutil.rmtree(child) if child.is_dir() and not child.is_symlink() else child.unlink()
-        # A run without a checkpoint has nothing that other settings could spoil.
-        if run.recipe.is_file() and (resume or any(run.checkpoints.glob("*.npz"))):
-            _check_same(run, recipe, dataset, report)
-        else:
+        if not check_unchanged(run, recipe, dataset=dataset, resume=resume, report=report):
             write_json(
                 run.recipe,
                 {
@@ -155,6 +152,49 @@ def open_run(
                 },
             )
         yield
+
+
+def check_unchanged(
+    run: RunDirectory,
+    recipe: Recipe,
+    *,
+    dataset: Mapping[str, Any],
+    resume: bool = False,
+    report: Callable[[str], None],
+) -> bool:
+    """Makes sure that a run is continued with the settings and the data that it was begun with.
+
+    Args:
+        run: The directory.
+        recipe: The settings.
+        dataset: Name, fingerprint and further facts of the data set.
+        resume: Whether that counts even where no epoch is complete.
+        report: Told of versions that have changed.
+
+    Returns:
+        Whether there is a run to continue.
+
+    Raises:
+        UserError: It holds a run with other settings or another data set.
+    """
+    # A run without a checkpoint has nothing that other settings could spoil.
+    if not run.recipe.is_file() or not (resume or any(run.checkpoints.glob("*.npz"))):
+        return False
+    _check_same(run, recipe, dataset, report)
+    return True
+
+
+def check_free(run: RunDirectory) -> None:
+    """Raises the UserError where another process trains in a run directory; writes nothing."""
+    try:
+        import fcntl
+
+        with open(run.path / _LOCK) as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except (ImportError, FileNotFoundError):
+        return
+    except OSError:
+        raise _occupied(run.path) from None
 
 
 def write_metrics(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -186,12 +226,14 @@ def _lock(directory: Path) -> Iterator[None]:
             # The system lets go of it when the process ends, in whatever way.
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise UserError(
-                f"Another process is training in {directory}. Wait for it or choose another --name."
-            ) from None
+            raise _occupied(directory) from None
         yield
         with contextlib.suppress(OSError):
             os.unlink(directory / _LOCK)
+
+
+def _occupied(directory: Path) -> UserError:
+    return UserError(f"Another process is training in {directory}. Wait for it or choose another --name.")
 
 
 def _check_same(run: RunDirectory, recipe: Recipe, dataset: Mapping[str, Any], report: Callable) -> None:

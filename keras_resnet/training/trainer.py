@@ -4,12 +4,10 @@ An interrupted run continues bit for bit: the content of an epoch depends on the
 a checkpoint holds every variable there is, those of random generators and of the optimizer included.
 """
 
-import dataclasses
 import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,39 +15,30 @@ import keras
 import numpy as np
 
 from keras_resnet.artifact import Artifact, artifact_of
-from keras_resnet.data.augmentation import parse_augmentation
-from keras_resnet.data.batches import evaluation_batches, steps_per_epoch, training_batches
+from keras_resnet.data.batches import evaluation_batches
 from keras_resnet.data.folder import named_unreadable_files
-from keras_resnet.data.preprocessing import Preprocessing
-from keras_resnet.data.sources import load_source
-from keras_resnet.distribution import create_strategy, is_chief, jit_compile, require_tensorflow
-from keras_resnet.errors import UserError
+from keras_resnet.distribution import create_strategy, is_chief, require_tensorflow
 from keras_resnet.evaluation import Evaluation, evaluate_model, evaluate_predictions, predict_split
 from keras_resnet.export.formats import SAVED_MODEL_VERSION
 from keras_resnet.export.saved_model import export_saved_model
 from keras_resnet.models.registry import get_config
 from keras_resnet.storage import check_writable, save_model, write_json
-from keras_resnet.training.batch_statistics import IMAGES as STATISTICS_IMAGES
-from keras_resnet.training.batch_statistics import BatchStatistics
 from keras_resnet.training.callbacks import AveragedWeights, EarlyStopping, EpochRecords, StepBar, StopOnLostLoss
 from keras_resnet.training.checkpoints import (
-    KEPT,
     TrainingState,
     checkpoint_path,
     load_checkpoint,
     restore_newest,
 )
-from keras_resnet.training.fine_tuning import Freezing
 from keras_resnet.training.fused_normalization import copy_weights
-from keras_resnet.training.losses import balanced_weights
-from keras_resnet.training.networks import compile_twin, create_network, create_twin
 from keras_resnet.training.recipes import Recipe
 from keras_resnet.training.report import write_report
 from keras_resnet.training.runs import RunDirectory, check_run, default_name, open_run
+from keras_resnet.training.setup import Setup, disk_needs, prepare
 from keras_resnet.training.timing import measure_input
 
 if TYPE_CHECKING:
-    from keras_resnet.data.dataset import DatasetSpec
+    pass
 
 
 @dataclass(frozen=True)
@@ -116,80 +105,20 @@ def train(
     writes = is_chief(strategy)
     if not writes:
         report = _silent
-    keras.utils.set_random_seed(recipe.seed)
+    setup = prepare(recipe, strategy, report=report)
+    recipe, data, model, preprocessing, twin = setup.recipe, setup.data, setup.model, setup.preprocessing, setup.twin
 
-    # Data
-    data = load_source(
-        recipe.dataset,
-        data_dir=recipe.data_dir,
-        image_size=recipe.image_size,
-        seed=recipe.seed,
-        bad_images=recipe.bad_images,
-    )
-    if recipe.validation is not None:
-        data = data.with_validation(recipe.validation)
-    if recipe.batch_size > len(data.train):
-        lowered = len(data.train) - len(data.train) % strategy.num_replicas_in_sync
-        report(f"batch_size {recipe.batch_size:,} is lowered to {lowered:,}: there are no more training images.")
-        recipe = dataclasses.replace(recipe, batch_size=lowered)
-    steps = steps_per_epoch(data.train, recipe.batch_size)
-    augmentation = data.augmentation if recipe.augmentation == "default" else recipe.augmentation
-    parse_augmentation(augmentation)
-    if recipe.batch_size % strategy.num_replicas_in_sync:
-        raise UserError(
-            f"batch_size must be a multiple of the number of devices ({strategy.num_replicas_in_sync}), "
-            f"got {recipe.batch_size}."
-        )
-
-    # Network: `model` is the one that is stored, `twin` the one that trains.
-    with strategy.scope():
-        model, preprocessing = create_network(recipe, data)
-        twin = create_twin(model, recipe, preprocessing)
-        compile_twin(
-            twin,
-            recipe,
-            steps=steps,
-            jit_compile=jit_compile(recipe.xla, strategy),
-            class_weights=balanced_weights(data.train.labels, len(data.labels))
-            if recipe.class_balance == "weights"
-            else None,
-        )
-    freezing = Freezing(
-        twin,
-        head_epochs=recipe.head_epochs,
-        unfreeze_epochs=recipe.unfreeze_epochs,
-        freeze_until=recipe.freeze_until,
-    )
-    stream = partial(
-        training_batches,
-        data.train,
-        _at_size(preprocessing, recipe.train_image_size),
-        batch_size=recipe.batch_size,
-        seed=recipe.seed,
-        augmentation=augmentation,
-        balanced=recipe.class_balance == "sampler",
-        repeats=recipe.repeats,
-    )
-    statistics = BatchStatistics(twin) if recipe.ema_decay else None
-
-    def average() -> None:
-        """Gives the twin its averaged weights, and the statistics that belong to them."""
-        twin.optimizer.finalize_variable_values(twin.trainable_variables)
-        batches = min(steps, -(-STATISTICS_IMAGES // recipe.batch_size))
-        statistics.measure(stream(epochs=1).take(batches))
-
-    weights_bytes = 4 * model.count_params()
+    run_bytes, served_bytes = disk_needs(model)
     if writes:
-        check_writable(saved_models, 3 * weights_bytes)
+        check_writable(saved_models, served_bytes)
     with open_run(
         run,
         recipe,
-        dataset=_describe(data),
+        dataset=setup.describe_data(),
         resume=resume,
         overwrite=overwrite,
         writes=writes,
-        # A checkpoint has weights, momentum and perhaps averages; then the model, and a margin for the rest.
-        needed_bytes=weights_bytes * (3 * (KEPT + 2) + 1) + 20_000_000,
+        needed_bytes=run_bytes,
         report=report,
         based_on=based_on,
     ):
@@ -208,8 +137,7 @@ def train(
         # Epochs
         if state.epoch < recipe.epochs and not state.has_stopped(recipe.patience):
             with named_unreadable_files(data.train, data.validation):
-                validation = evaluation_batches(data.validation, preprocessing, batch_size=recipe.batch_size)
-                state = _fit(twin, recipe, stream, validation, [freezing], average, run, steps, state, report, writes)
+                state = _fit(setup, run, state, report, writes)
 
         # The best network
         load_checkpoint(checkpoint_path(run.checkpoints, state.best_epoch), twin, twin.optimizer)
@@ -218,8 +146,8 @@ def train(
             if recipe.ema_decay:
                 copy_weights(twin, model)
                 both["trained_weights"] = _short(evaluate_model(artifact_of(model, preprocessing), data.test))
-                freezing.freeze(state.best_epoch - 1)  # frozen statistics stay what they were
-                average()
+                setup.freezing.freeze(state.best_epoch - 1)  # frozen statistics stay what they were
+                setup.average()
             copy_weights(twin, model)
             predictions = predict_split(artifact_of(model, preprocessing), data.test)
         test = evaluate_predictions(*predictions, data.labels)
@@ -248,7 +176,7 @@ def train(
                 "training_cpu_seconds": round(result.cpu_seconds, 1),
             }
             if report_page:
-                _write_page(run, artifact_of(model, preprocessing), stream, data, predictions, metrics, report)
+                _write_page(run, artifact_of(model, preprocessing), setup, predictions, metrics, report)
             write_json(run.test_metrics, metrics)
     return result
 
@@ -260,16 +188,15 @@ def _short(evaluation: Evaluation) -> dict[str, float]:
 def _write_page(
     run: RunDirectory,
     artifact: Artifact,
-    stream: Callable[..., Any],
-    data: "DatasetSpec",
+    setup: Setup,
     predictions: tuple[np.ndarray, np.ndarray],
     metrics: dict[str, Any],
     report: Callable[[str], None],
 ) -> None:
     """Writes report.html, and into the metrics the rate that it needs; without it the training is as good."""
     try:
-        metrics["input_images_per_second"] = measure_input(stream(epochs=1_000_000))
-        write_report(run, artifact=artifact, data=data, predictions=predictions, metrics=metrics)
+        metrics["input_images_per_second"] = measure_input(setup.batches(epochs=1_000_000))
+        write_report(run, artifact=artifact, data=setup.data, predictions=predictions, metrics=metrics)
     except Exception as error:  # a full disk, a picture that cannot be drawn: no reason to lose a training
         described = " ".join(str(error).split()) or type(error).__name__
         report(f"report.html was not written ({described}). Try again: python -m keras_resnet report {run.path}")
@@ -280,33 +207,24 @@ def _silent(line: str) -> None:
 
 
 def _fit(
-    twin: keras.Model,
-    recipe: Recipe,
-    stream: Callable[..., Any],
-    validation: Any,
-    callbacks: list[keras.callbacks.Callback],
-    average: Callable[[], None],
-    run: RunDirectory,
-    steps: int,
-    state: TrainingState,
-    report: Callable[[str], None],
-    writes: bool,
+    setup: Setup, run: RunDirectory, state: TrainingState, report: Callable[[str], None], writes: bool
 ) -> TrainingState:
-    counts = {"steps": steps, "batch_size": recipe.batch_size, "epochs": recipe.epochs}
+    twin, recipe = setup.twin, setup.recipe
+    counts = {"steps": setup.steps, "batch_size": recipe.batch_size, "epochs": recipe.epochs}
     records = EpochRecords(run, start=state, report=report, writes=writes, **counts)
     everything = [
         StopOnLostLoss(run, lambda: records.state),
-        *callbacks,
-        *([AveragedWeights(average)] if recipe.ema_decay else []),
+        setup.freezing,
+        *([AveragedWeights(setup.average)] if recipe.ema_decay else []),
         *([StepBar(**counts)] if writes and sys.stderr.isatty() else []),
         *([keras.callbacks.TensorBoard(run.tensorboard, write_graph=False)] if writes else []),
         records,
         *([EarlyStopping(recipe.patience, lambda: records.state, report)] if recipe.patience else []),
     ]
     twin.fit(
-        stream(first_epoch=state.epoch, epochs=recipe.epochs),
-        validation_data=validation,
-        steps_per_epoch=steps,
+        setup.batches(first_epoch=state.epoch, epochs=recipe.epochs),
+        validation_data=evaluation_batches(setup.data.validation, setup.preprocessing, batch_size=recipe.batch_size),
+        steps_per_epoch=setup.steps,
         initial_epoch=state.epoch,
         epochs=recipe.epochs,
         callbacks=everything,
@@ -314,21 +232,3 @@ def _fit(
         verbose=0,
     )
     return records.state
-
-
-def _at_size(preprocessing: Preprocessing, size: int | None) -> Preprocessing:
-    return preprocessing if size is None else dataclasses.replace(preprocessing, height=size, width=size)
-
-
-def _describe(data: "DatasetSpec") -> dict[str, Any]:
-    return {
-        "name": data.name,
-        "fingerprint": data.fingerprint,
-        "labels": list(data.labels),
-        "image_shape": list(data.image_shape),
-        "training_images": len(data.train),
-        "validation_images": len(data.validation),
-        "test_images": len(data.test),
-        "training_images_per_class": np.bincount(data.train.labels, minlength=len(data.labels)).tolist(),
-        "bad_images": dict(data.bad_images or {}),
-    }

@@ -198,3 +198,25 @@ def test_a_recipe_may_be_yaml(tiny_data, tmp_path, capsys):
     (tmp_path / "mine.yaml").write_text("epochs: 3\nlerning_rate: 1e-2\n")
     assert train.main(["--recipe", str(tmp_path / "mine.yaml")]) == 2
     assert "mine.yaml: Unknown recipe key 'lerning_rate'. Closest: 'learning_rate'" in capsys.readouterr().err
+
+
+def test_a_dry_run_shows_the_training_and_writes_nothing(tiny_data, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    argv = ["--dataset", tiny_data, *SHORT, "--augmentation", "none", "--dry-run"]
+    assert train.main(argv) == 0
+    out = capsys.readouterr().out
+    for words in (
+        "* batch_size             32",
+        "  optimizer              sgd",
+        "resnet8",
+        "98 training",
+        "estimated: ",
+    ):
+        assert words in out
+    assert train.main([*argv, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["changed"].keys() == {"dataset", "augmentation", "batch_size", "epochs", "warmup_epochs"}
+    assert found["steps"] == 3
+    assert found["total_seconds"] > 0
+    assert train.main([*argv, "--image-size", "0"]) == 2
+    assert list(tmp_path.iterdir()) == []

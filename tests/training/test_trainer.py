@@ -14,7 +14,7 @@ import pytest
 from keras_resnet.artifact import load_artifact
 from keras_resnet.errors import UserError
 from keras_resnet.storage import load_model
-from keras_resnet.training import callbacks, trainer
+from keras_resnet.training import callbacks, setup, trainer
 from keras_resnet.training.recipes import Recipe
 from keras_resnet.training.trainer import train
 
@@ -354,9 +354,9 @@ def test_a_worker_that_is_not_the_chief_trains_alike_and_writes_nothing(
 
 def test_devices_are_chosen_before_data_is_read(recipe, tmp_path, monkeypatch):
     order = []
-    for name in ("create_strategy", "load_source"):
-        original = getattr(trainer, name)
-        monkeypatch.setattr(trainer, name, lambda *a, name=name, f=original, **k: order.append(name) or f(*a, **k))
+    for module, name in ((trainer, "create_strategy"), (setup, "load_source")):
+        original = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda *a, name=name, f=original, **k: order.append(name) or f(*a, **k))
     with pytest.raises(UserError, match="accumulate must be at most"):
         train(dataclasses.replace(recipe, accumulate=10**6), runs=tmp_path, saved_models=tmp_path, name="x")
     assert order == ["create_strategy", "load_source"]

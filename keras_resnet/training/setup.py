@@ -1,0 +1,183 @@
+"""What a training starts with: the data of a recipe, its networks, and how batches come."""
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import keras
+import numpy as np
+
+from keras_resnet.data.augmentation import parse_augmentation
+from keras_resnet.data.batches import steps_per_epoch, training_batches
+from keras_resnet.data.preprocessing import Preprocessing
+from keras_resnet.data.sources import load_source
+from keras_resnet.distribution import jit_compile
+from keras_resnet.errors import UserError
+from keras_resnet.training.batch_statistics import IMAGES as STATISTICS_IMAGES
+from keras_resnet.training.batch_statistics import BatchStatistics
+from keras_resnet.training.checkpoints import KEPT
+from keras_resnet.training.fine_tuning import Freezing
+from keras_resnet.training.losses import balanced_weights
+from keras_resnet.training.networks import compile_twin, create_network, create_twin
+from keras_resnet.training.recipes import Recipe
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+    from keras_resnet.data.dataset import DatasetSpec
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a training starts with.
+
+    Attributes:
+        recipe: The settings, the batch no larger than the data.
+        data: The data set.
+        augmentation: What `parse_augmentation` reads.
+        steps: Steps per epoch.
+        model: The network that is stored; it returns logits.
+        preprocessing: What belongs to it.
+        twin: The network that trains, compiled.
+        freezing: The callback that decides what trains in an epoch.
+        statistics: Measures the statistics of averaged weights; None where none are averaged.
+    """
+
+    recipe: Recipe
+    data: "DatasetSpec"
+    augmentation: str
+    steps: int
+    model: keras.Model
+    preprocessing: Preprocessing
+    twin: keras.Model
+    freezing: Freezing
+    statistics: BatchStatistics | None
+
+    def batches(self, *, epochs: int, first_epoch: int = 0) -> "tf.data.Dataset":
+        """Returns the training batches of epochs first_epoch … epochs - 1, as `training_batches` does."""
+        size = self.recipe.train_image_size
+        preprocessing = self.preprocessing
+        return training_batches(
+            self.data.train,
+            preprocessing if size is None else dataclasses.replace(preprocessing, height=size, width=size),
+            batch_size=self.recipe.batch_size,
+            seed=self.recipe.seed,
+            first_epoch=first_epoch,
+            epochs=epochs,
+            augmentation=self.augmentation,
+            balanced=self.recipe.class_balance == "sampler",
+            repeats=self.recipe.repeats,
+        )
+
+    def average(self) -> None:
+        """Gives the twin the averaged weights that its optimizer keeps, and the statistics that belong to them."""
+        self.twin.optimizer.finalize_variable_values(self.twin.trainable_variables)
+        count = min(self.steps, -(-STATISTICS_IMAGES // self.recipe.batch_size))
+        self.statistics.measure(self.batches(epochs=1).take(count))
+
+    def describe_data(self) -> dict[str, Any]:
+        """Returns what a run's recipe.json says about its data set."""
+        data = self.data
+        return {
+            "name": data.name,
+            "fingerprint": data.fingerprint,
+            "labels": list(data.labels),
+            "image_shape": list(data.image_shape),
+            "training_images": len(data.train),
+            "validation_images": len(data.validation),
+            "test_images": len(data.test),
+            "training_images_per_class": np.bincount(data.train.labels, minlength=len(data.labels)).tolist(),
+            "bad_images": dict(data.bad_images or {}),
+        }
+
+
+def prepare(
+    recipe: Recipe,
+    strategy: Any,
+    *,
+    learning_rate: Callable[[Any], Any] | None = None,
+    report: Callable[[str], None] = print,
+) -> Setup:
+    """Loads the data and builds the networks of a training; writes nothing but downloaded weights.
+
+    Args:
+        recipe: The settings.
+        strategy: From `create_strategy`; the devices come before the data.
+        learning_rate: A schedule of updates in place of the recipe's.
+        report: Takes the lines for a person.
+
+    Returns:
+        What a training starts with.
+
+    Raises:
+        UserError: A setting or the data is wrong.
+    """
+    keras.utils.set_random_seed(recipe.seed)
+    recipe, data = load_data(recipe, strategy, report=report)
+    steps = steps_per_epoch(data.train, recipe.batch_size)
+    augmentation = data.augmentation if recipe.augmentation == "default" else recipe.augmentation
+    parse_augmentation(augmentation)
+    if recipe.batch_size % strategy.num_replicas_in_sync:
+        raise UserError(
+            f"batch_size must be a multiple of the number of devices ({strategy.num_replicas_in_sync}), "
+            f"got {recipe.batch_size}."
+        )
+    class_weights = None
+    if recipe.class_balance == "weights":
+        class_weights = balanced_weights(data.train.labels, len(data.labels))
+
+    # `model` is the network that is stored, `twin` the one that trains.
+    with strategy.scope():
+        model, preprocessing = create_network(recipe, data)
+        twin = create_twin(model, recipe, preprocessing)
+        compile_twin(
+            twin,
+            recipe,
+            steps=steps,
+            jit_compile=jit_compile(recipe.xla, strategy),
+            learning_rate=learning_rate,
+            class_weights=class_weights,
+        )
+    freezing = Freezing(
+        twin,
+        head_epochs=recipe.head_epochs,
+        unfreeze_epochs=recipe.unfreeze_epochs,
+        freeze_until=recipe.freeze_until,
+    )
+    statistics = BatchStatistics(twin) if recipe.ema_decay else None
+    return Setup(recipe, data, augmentation, steps, model, preprocessing, twin, freezing, statistics)
+
+
+def load_data(recipe: Recipe, strategy: Any, *, report: Callable[[str], None] = print) -> "tuple[Recipe, DatasetSpec]":
+    """Loads the data set of a recipe, and lowers a batch size that it does not fill.
+
+    Args:
+        recipe: The settings.
+        strategy: From `create_strategy`.
+        report: Told of a lowered batch size.
+
+    Returns:
+        The recipe as it trains, and the data set.
+    """
+    data = load_source(
+        recipe.dataset,
+        data_dir=recipe.data_dir,
+        image_size=recipe.image_size,
+        seed=recipe.seed,
+        bad_images=recipe.bad_images,
+    )
+    if recipe.validation is not None:
+        data = data.with_validation(recipe.validation)
+    if recipe.batch_size > len(data.train):
+        lowered = len(data.train) - len(data.train) % strategy.num_replicas_in_sync
+        report(f"batch_size {recipe.batch_size:,} is lowered to {lowered:,}: there are no more training images.")
+        recipe = dataclasses.replace(recipe, batch_size=lowered)
+    return recipe, data
+
+
+def disk_needs(model: keras.Model) -> tuple[int, int]:
+    """Returns how many bytes the run directory and the served folder of a network must have room for."""
+    weights = 4 * model.count_params()
+    # A checkpoint has weights, momentum and perhaps averages; then the model, and a margin for the rest.
+    return weights * (3 * (KEPT + 2) + 1) + 20_000_000, 3 * weights
