@@ -49,6 +49,13 @@ def build_parser() -> script.Parser:
         action="store_true",
         help="measure a few steps, say what the training is and will take, and write nothing",
     )
+    kind.add_argument(
+        "--seeds",
+        type=script.at_least(2),
+        metavar="N",
+        help="train with N seeds, --seed and those behind it, and show mean and standard deviation; "
+        "the same command again goes on where it stopped",
+    )
     settings = parser.add_argument_group("recipe")
     settings.add_argument(
         "--skip-bad-images",
@@ -108,9 +115,11 @@ def _train(arguments: argparse.Namespace, given: list[str]) -> int:
     }
     if arguments.dry_run:
         return _dry_run(recipe, arguments.json, places)
-    from keras_resnet.training.trainer import train
-
     try:
+        if arguments.seeds:
+            return _train_seeds(recipe, arguments, given, places)
+        from keras_resnet.training.trainer import train
+
         result = train(recipe, **places, based_on=arguments.recipe or "quick")
     except KeyboardInterrupt as interrupt:
         again = provenance.command("train.py", [flag for flag in given if flag != "--overwrite"])
@@ -136,21 +145,60 @@ def _train(arguments: argparse.Namespace, given: list[str]) -> int:
         }
         print(json.dumps(summary))
     if arguments.results:
-        append_row(
-            arguments.results,
-            {
-                "command": provenance.command("train.py", given),
-                "dataset": recipe.dataset,
-                "model": recipe.model,
-                "seed": recipe.seed,
-                "epochs": recipe.epochs,
-                "test_accuracy": f"{result.test.top1:.4f}",
-                "test_images": result.test.count,
-                "seconds": f"{seconds:.1f}",
-                "cpu_seconds": f"{cpu_seconds:.1f}",
-                **provenance.result_row(),
-            },
+        accuracy, count = result.test.top1, result.test.count
+        _append_result(arguments.results, given, recipe, accuracy, count, seconds, cpu_seconds)
+    return 0
+
+
+def _append_result(
+    path: str, given: list[str], recipe: Recipe, accuracy: float, images: int, seconds: float, cpu_seconds: float
+) -> None:
+    append_row(
+        path,
+        {
+            "command": provenance.command("train.py", given),
+            "dataset": recipe.dataset,
+            "model": recipe.model,
+            "seed": recipe.seed,
+            "epochs": recipe.epochs,
+            "test_accuracy": f"{accuracy:.4f}",
+            "test_images": images,
+            "seconds": f"{seconds:.1f}",
+            "cpu_seconds": f"{cpu_seconds:.1f}",
+            **provenance.result_row(),
+        },
+    )
+
+
+def _train_seeds(recipe: Recipe, arguments: argparse.Namespace, given: list[str], places: dict[str, Any]) -> int:
+    if places.pop("resume"):
+        raise UserError("--seeds resumes by itself what was interrupted, got --resume, too. Leave it out.")
+    from keras_resnet.training.seeds import spread, train_seeds
+
+    clock = [(time.perf_counter(), time.process_time())]
+
+    def finished(run: Any) -> None:
+        clock.append((time.perf_counter(), time.process_time()))
+        # A run that was only read has its row from when it was trained: by other versions, perhaps.
+        if arguments.results and not run.was_finished:
+            seconds, cpu_seconds = (now - before for before, now in zip(*clock[-2:], strict=True))
+            own = dataclasses.replace(recipe, seed=run.seed)
+            _append_result(arguments.results, given, own, run.test_accuracy, run.test_images, seconds, cpu_seconds)
+
+    done = train_seeds(recipe, arguments.seeds, finished=finished, **{**places, "name": arguments.name})
+    mean, deviation = spread([run.test_accuracy for run in done])
+    if arguments.json:
+        runs = [{**dataclasses.asdict(run), "run": str(run.path)} for run in done]
+        for run in runs:
+            del run["path"]
+        print(json.dumps({"runs": runs, "mean": mean, "standard_deviation": deviation}))
+        return 0
+    for run in done:
+        print(
+            f"seed {run.seed}: test accuracy {run.test_accuracy:.2%} (best epoch {run.best_epoch}, validation "
+            f"{run.validation_accuracy:.2%}), {run.seconds:.0f} s: {run.path}"
         )
+    print(f"test accuracy {mean:.2%} ± {deviation:.2%} (mean ± standard deviation of {len(done)} runs)")
     return 0
 
 

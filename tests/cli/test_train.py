@@ -220,3 +220,28 @@ def test_a_dry_run_shows_the_training_and_writes_nothing(tiny_data, tmp_path, mo
     assert found["total_seconds"] > 0
     assert train.main([*argv, "--image-size", "0"]) == 2
     assert list(tmp_path.iterdir()) == []
+
+
+def test_several_seeds_give_mean_deviation_and_a_row_each(tiny_data, tmp_path, capsys):
+    argv = ["--dataset", tiny_data, "--epochs", "1", "--batch-size", "32", "--name", "s", "--seeds", "2"]
+    argv += ["--runs", str(tmp_path / "runs"), "--saved-models", str(tmp_path / "s")]
+    argv += ["--results", str(tmp_path / "r.csv")]
+    assert train.main(argv) == 0
+    out = capsys.readouterr().out.splitlines()
+    assert train.main([*argv, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    accuracies = [run["test_accuracy"] for run in found["runs"]]
+    assert out[-1] == (
+        f"test accuracy {np.mean(accuracies):.2%} ± {np.std(accuracies, ddof=1):.2%} "
+        "(mean ± standard deviation of 2 runs)"
+    )
+    assert [line.split(":")[0] for line in out[-3:-1]] == ["seed 0", "seed 1"]
+    with open(tmp_path / "r.csv") as file:
+        rows = list(csv.DictReader(file))  # none more for what was only read
+    assert [(row["seed"], float(row["test_accuracy"])) for row in rows] == [
+        (str(seed), pytest.approx(accuracy, abs=1e-4)) for seed, accuracy in enumerate(accuracies)
+    ]
+    assert train.main([*argv, "--resume"]) == 2
+    assert "Leave it out" in capsys.readouterr().err
+    assert train.main([*argv, "--dry-run"]) == 2
+    assert "not allowed with" in capsys.readouterr().err
