@@ -18,7 +18,7 @@ from keras_resnet.errors import unknown_name
 
 
 class _Extended:
-    """What is added to Keras' optimizers: variables with rates of their own, adaptive clipping, averages of updates.
+    """What is added to Keras' optimizers: rates of their own for variables, adaptive clipping, counting by updates.
 
     Args:
         rate_factors: (variable, factor of its learning rate); the others have 1.
@@ -75,7 +75,14 @@ class _Extended:
         # Keras pairs averages with the list by position, and its `fit` leaves the frozen variables out of it.
         super().finalize_variable_values(self._trainable_variables)
 
-    # Once per update: Keras averages at every step, accumulated ones that change no weight included.
+    # Keras asks schedules and averages weights by steps, accumulated ones that change no weight included: a schedule
+    # would reach its end after a part of the training. These two go by updates.
+    def _get_current_learning_rate(self) -> Any:
+        schedule = self._learning_rate
+        if isinstance(schedule, keras.optimizers.schedules.LearningRateSchedule):
+            return schedule(self.iterations)
+        return super()._get_current_learning_rate()
+
     def _update_model_variables_moving_average(self, trainable_variables: Any) -> None:
         average = super()._update_model_variables_moving_average
         if not self.gradient_accumulation_steps:

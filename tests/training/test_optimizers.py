@@ -147,3 +147,17 @@ def test_adaptive_clipping_spares_the_logits(model):
     after = one_step(model, gradient=100.0, clip_factor=0.01)
     for path, values in after.items():
         assert np.array_equal(values, before[path]) == path.startswith("logits"), path
+
+
+def test_a_schedule_counts_updates_not_steps():
+    schedule = keras.optimizers.schedules.PiecewiseConstantDecay([0, 1], [1.0, 0.5, 0.25])  # of updates 0, 1 and 2
+    variable = keras.Variable([0.0])
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+    optimizer = create_optimizer(model, learning_rate=schedule, momentum=0.0, accumulate=3)
+    optimizer.build([variable])
+    values = []
+    for _ in range(9):
+        optimizer.apply([keras.ops.ones([1])], [variable])
+        values.append(float(variable[0]))
+    # Each update takes the rate times the mean gradient of its three steps, 1, off the variable; exact in binary.
+    assert values == [0, 0, -1, -1, -1, -1.5, -1.5, -1.5, -1.75]
