@@ -5,9 +5,11 @@ import dataclasses
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from keras_resnet import provenance
 from keras_resnet.archives import megabytes
@@ -16,7 +18,7 @@ from keras_resnet.cli.models import TABLE_HEADER, table_row
 from keras_resnet.cli.recipes import settings_table
 from keras_resnet.errors import UserError
 from keras_resnet.models.registry import get_config
-from keras_resnet.storage import append_row
+from keras_resnet.storage import append_row, check_could_write
 from keras_resnet.training.named_recipes import recipe_settings
 from keras_resnet.training.recipe_files import load_settings, override
 from keras_resnet.training.recipes import Recipe, setting_kind
@@ -49,6 +51,12 @@ def build_parser() -> script.Parser:
         action="store_true",
         help="measure a few steps, say what the training is and will take, and write nothing",
     )
+    kind.add_argument(
+        "--find-learning-rate",
+        action="store_true",
+        help="raise the rate for at most 200 updates, suggest one, and leave no run",
+    )
+    run.add_argument("--output", metavar="FILE", help="picture of --find-learning-rate, .png or .svg")
     kind.add_argument(
         "--seeds",
         type=script.at_least(2),
@@ -92,6 +100,8 @@ def _train(arguments: argparse.Namespace, given: list[str]) -> int:
     # Names are checked before TensorFlow is loaded, so that a typing mistake is answered at once.
     get_config(recipe.model)
     script.check_data_set(recipe.dataset)
+    if arguments.output and not arguments.find_learning_rate:
+        raise UserError(f"--output belongs to --find-learning-rate, got {arguments.output!r}. Leave it out.")
     name = arguments.name or default_name(recipe)
     if name in (".", "..") or Path(name).name != name:
         raise UserError(f"A run's name is the name of one folder, got {name!r}. Use --runs for the place.")
@@ -113,6 +123,8 @@ def _train(arguments: argparse.Namespace, given: list[str]) -> int:
         "overwrite": arguments.overwrite,
         "report": report,
     }
+    if arguments.find_learning_rate:
+        return _find_learning_rate(recipe, arguments, report)
     if arguments.dry_run:
         return _dry_run(recipe, arguments.json, places)
     try:
@@ -199,6 +211,35 @@ def _train_seeds(recipe: Recipe, arguments: argparse.Namespace, given: list[str]
             f"{run.validation_accuracy:.2%}), {run.seconds:.0f} s: {run.path}"
         )
     print(f"test accuracy {mean:.2%} ± {deviation:.2%} (mean ± standard deviation of {len(done)} runs)")
+    return 0
+
+
+def _find_learning_rate(recipe: Recipe, arguments: argparse.Namespace, report: Callable[[str], None]) -> int:
+    from keras_resnet.training.range_test import check_picture, draw, find_learning_rate
+
+    if arguments.output:
+        check_picture(arguments.output)
+        check_could_write(Path(arguments.output).parent)
+    found = find_learning_rate(recipe, report=report)
+    if arguments.output:
+        draw(found, arguments.output)
+        report(f"{arguments.output}: the loss over the rate")
+    if arguments.json:
+        print(json.dumps({**dataclasses.asdict(found), "picture": arguments.output}))
+        return 0
+    print(f"{'rate':>9}  {'loss':>8}  smoothed")
+    marks = {found.suggested: "suggested", found.steepest: "steepest", found.lowest: "lowest"}
+    shown = {*range(0, len(found.rates), 10), len(found.rates) - 1}
+    nearest = {int(np.abs(np.log(np.divide(found.rates, rate))).argmin()): name for rate, name in marks.items()}
+    for number in sorted(shown | nearest.keys()):
+        line = f"{found.rates[number]:9.2g}  {found.losses[number]:8.4f}  {found.smoothed[number]:8.4f}"
+        print(f"{line}  {nearest.get(number, '')}".rstrip())
+    end = "the loss diverged" if found.diverged else "the highest rate"
+    print(f"{len(found.rates)} updates of {recipe.model} with {recipe.optimizer}, until {end}")
+    print(
+        f"suggested: --learning-rate {found.suggested:.2g}, a tenth of the rate at the lowest loss "
+        f"({found.lowest:.2g}); the loss fell fastest at {found.steepest:.2g}"
+    )
     return 0
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from keras_resnet.errors import unknown_name
-from keras_resnet.training.recipes import load_settings
+from keras_resnet.training.recipe_files import load_settings
 
 
 @dataclass(frozen=True)

@@ -245,3 +245,22 @@ def test_several_seeds_give_mean_deviation_and_a_row_each(tiny_data, tmp_path, c
     assert "Leave it out" in capsys.readouterr().err
     assert train.main([*argv, "--dry-run"]) == 2
     assert "not allowed with" in capsys.readouterr().err
+
+
+def test_find_learning_rate_leaves_nothing_but_the_picture(tiny_data, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    argv = ["--dataset", tiny_data, "--batch-size", "32", "--augmentation", "none", "--find-learning-rate"]
+    assert train.main([*argv, "--output", "rates.jpg"]) == 2
+    assert "must end in .png or .svg" in capsys.readouterr().err
+    assert train.main(argv) == 0
+    out = capsys.readouterr().out
+    assert "suggested: --learning-rate 0." in out
+    assert list(tmp_path.iterdir()) == []
+    assert train.main([*argv, "--json", "--output", "rates.png"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    # The table marks the rates; the same seed finds the same ones again.
+    assert f"--learning-rate {found['suggested']:.2g}, a tenth" in out
+    assert found["suggested"] == pytest.approx(found["lowest"] / 10)
+    assert [path.name for path in tmp_path.iterdir()] == ["rates.png"]
+    assert train.main(["--dataset", tiny_data, "--output", "rates.png"]) == 2
+    assert "--output belongs to --find-learning-rate" in capsys.readouterr().err
