@@ -142,9 +142,8 @@ def _train(arguments: argparse.Namespace, given: list[str]) -> int:
         f"test accuracy {result.test.top1:.2%} (best epoch {result.best_epoch}, validation "
         f"{result.validation_accuracy:.2%}), {seconds:.0f} s, {cpu_seconds:.0f} CPU s"
     )
-    report(
-        f"{result.path}: model.keras, metrics.csv, test_metrics.json, report.html. Serving: {result.saved_model.parent}"
-    )
+    files = [path.name for path in _written(RunDirectory(result.path)) if path.is_file()]
+    report(f"{result.path}: {', '.join(files)}. Serving: {result.saved_model.parent}")
     if arguments.json:
         summary = {
             "run": str(result.path),
@@ -250,7 +249,7 @@ def _dry_run(recipe: Recipe, as_json: bool, places: dict[str, Any]) -> int:
     if as_json:
         print(json.dumps({**trial.to_dict(), "changed": trial.recipe.changed()}))
         return 0
-    from keras_resnet.training.callbacks import duration
+    from keras_resnet.progress import duration
 
     data, recipe = trial.dataset, trial.recipe
     sizes = {split: f"{data[f'{split}_images']:,}" for split in ("training", "validation", "test")}
@@ -277,6 +276,11 @@ def _dry_run(recipe: Recipe, as_json: bool, places: dict[str, Any]) -> int:
     ]
     print("\n".join(lines))
     return 0
+
+
+def _written(run: RunDirectory) -> tuple[Path, ...]:
+    """What a person looks at first; the report may be missing."""
+    return run.report, run.model, run.metrics, run.test_metrics
 
 
 def _recipe(arguments: argparse.Namespace) -> tuple[Recipe, tuple[str, ...]]:

@@ -133,6 +133,12 @@ def test_every_figure_is_that_of_the_files(run, page, browser):
         [percent(score["precision"]), percent(score["recall"]), str(score["support"])] for score in metrics["per_class"]
     ]
 
+    with open(run / "metrics.csv") as file:
+        rates = [float(row["images_per_second"]) for row in csv.DictReader(file)]
+    said = browser.run("return document.querySelector('#time').textContent")
+    for rate in (np.median(rates), metrics["input_images_per_second"]):
+        assert f" {rate:,.0f}" in said.replace("\n", " ")
+
 
 def test_the_curves_have_every_epoch_of_a_resumed_run(run, page):
     with open(run / "metrics.csv") as file:
