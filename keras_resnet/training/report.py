@@ -2,7 +2,8 @@
 
 import dataclasses
 import os
-from collections.abc import Mapping
+import shlex
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,6 @@ import numpy as np
 from keras_resnet.artifact import Artifact, load_artifact
 from keras_resnet.data.reading import examples_at
 from keras_resnet.data.sheets import draw_augmentation
-from keras_resnet.data.sources import load_source
 from keras_resnet.data.transforms import normalize
 from keras_resnet.errors import UserError
 from keras_resnet.evaluation import calibration_bins, predict_split
@@ -24,7 +24,8 @@ from keras_resnet.training.figures import Curve, line_chart, reliability_diagram
 from keras_resnet.training.named_recipes import RECIPES
 from keras_resnet.training.records import RunRecord, changed_settings, read_record, repeating_command
 from keras_resnet.training.runs import RunDirectory
-from keras_resnet.training.timing import median_rate, parts_of_time
+from keras_resnet.training.setup import Setup, load_splits
+from keras_resnet.training.timing import measure_input, median_rate, parts_of_time
 
 if TYPE_CHECKING:
     from keras_resnet.data.dataset import DatasetSpec
@@ -60,6 +61,35 @@ def write_report(
     write_text(run.report, _page(record, artifact, data, *predictions))
 
 
+def report_if_possible(
+    run: RunDirectory,
+    setup: Setup,
+    *,
+    artifact: Artifact,
+    predictions: tuple[np.ndarray, np.ndarray],
+    metrics: dict[str, Any],
+    report: Callable[[str], None],
+) -> None:
+    """Writes the page at the end of a training; where that fails, a line says so and the training ends well.
+
+    Args:
+        run: The run directory.
+        setup: What the training started with.
+        artifact: The network that was kept.
+        predictions: As for `write_report`.
+        metrics: What test_metrics.json will hold; the input's rate is added to it.
+        report: Takes the line.
+    """
+    try:
+        batches = setup.batches(epochs=1_000_000)  # without end: the measurement ends by time
+        metrics["input_images_per_second"] = measure_input(batches)
+        write_report(run, artifact=artifact, data=setup.data, predictions=predictions, metrics=metrics)
+    except Exception as error:  # a full disk, a picture that cannot be drawn: no reason to lose a training
+        described = " ".join(str(error).split()) or type(error).__name__
+        again = f"python -m keras_resnet report {shlex.quote(str(run.path))}"
+        report(f"report.html was not written ({described}). Try again: {again}")
+
+
 def rewrite_report(path: str | os.PathLike[str]) -> RunRecord:
     """Writes the page of a finished run anew, from its directory and its data set.
 
@@ -78,13 +108,7 @@ def rewrite_report(path: str | os.PathLike[str]) -> RunRecord:
     settings = record.settings
     artifact = load_artifact(record.run.path)
     try:
-        data = load_source(
-            settings["dataset"],
-            data_dir=settings["data_dir"],
-            image_size=settings["image_size"],
-            seed=settings["seed"],
-            bad_images=settings["bad_images"],
-        )
+        data = load_splits(Recipe.from_dict(settings))
     except UserError as error:
         raise UserError(f"A report needs the run's data set {settings['dataset']}. {error}") from None
     if data.fingerprint != record.dataset.get("fingerprint"):

@@ -160,6 +160,16 @@ def load_data(recipe: Recipe, strategy: Any, *, report: Callable[[str], None] = 
     Returns:
         The recipe as it trains, and the data set.
     """
+    data = load_splits(recipe)
+    if recipe.batch_size > len(data.train):
+        lowered = len(data.train) - len(data.train) % strategy.num_replicas_in_sync
+        report(f"batch_size {recipe.batch_size:,} is lowered to {lowered:,}: there are no more training images.")
+        recipe = dataclasses.replace(recipe, batch_size=lowered)
+    return recipe, data
+
+
+def load_splits(recipe: Recipe) -> "DatasetSpec":
+    """Loads the data set of a recipe, cut as the recipe says."""
     data = load_source(
         recipe.dataset,
         data_dir=recipe.data_dir,
@@ -167,13 +177,7 @@ def load_data(recipe: Recipe, strategy: Any, *, report: Callable[[str], None] = 
         seed=recipe.seed,
         bad_images=recipe.bad_images,
     )
-    if recipe.validation is not None:
-        data = data.with_validation(recipe.validation)
-    if recipe.batch_size > len(data.train):
-        lowered = len(data.train) - len(data.train) % strategy.num_replicas_in_sync
-        report(f"batch_size {recipe.batch_size:,} is lowered to {lowered:,}: there are no more training images.")
-        recipe = dataclasses.replace(recipe, batch_size=lowered)
-    return recipe, data
+    return data if recipe.validation is None else data.with_validation(recipe.validation)
 
 
 def disk_needs(model: keras.Model) -> tuple[int, int]:

@@ -9,12 +9,10 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import keras
-import numpy as np
 
-from keras_resnet.artifact import Artifact, artifact_of
+from keras_resnet.artifact import artifact_of
 from keras_resnet.data.batches import evaluation_batches
 from keras_resnet.data.folder import named_unreadable_files
 from keras_resnet.distribution import create_strategy, is_chief, require_tensorflow
@@ -32,13 +30,9 @@ from keras_resnet.training.checkpoints import (
 )
 from keras_resnet.training.fused_normalization import copy_weights
 from keras_resnet.training.recipes import Recipe
-from keras_resnet.training.report import write_report
+from keras_resnet.training.report import report_if_possible
 from keras_resnet.training.runs import RunDirectory, check_run, default_name, open_run
 from keras_resnet.training.setup import Setup, disk_needs, prepare
-from keras_resnet.training.timing import measure_input
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)
@@ -176,30 +170,20 @@ def train(
                 "training_cpu_seconds": round(result.cpu_seconds, 1),
             }
             if report_page:
-                _write_page(run, artifact_of(model, preprocessing), setup, predictions, metrics, report)
+                report_if_possible(
+                    run,
+                    setup,
+                    artifact=artifact_of(model, preprocessing),
+                    predictions=predictions,
+                    metrics=metrics,
+                    report=report,
+                )
             write_json(run.test_metrics, metrics)
     return result
 
 
 def _short(evaluation: Evaluation) -> dict[str, float]:
     return {"top1": evaluation.top1, "loss": evaluation.loss, "ece": evaluation.ece}
-
-
-def _write_page(
-    run: RunDirectory,
-    artifact: Artifact,
-    setup: Setup,
-    predictions: tuple[np.ndarray, np.ndarray],
-    metrics: dict[str, Any],
-    report: Callable[[str], None],
-) -> None:
-    """Writes report.html, and into the metrics the rate that it needs; without it the training is as good."""
-    try:
-        metrics["input_images_per_second"] = measure_input(setup.batches(epochs=1_000_000))
-        write_report(run, artifact=artifact, data=setup.data, predictions=predictions, metrics=metrics)
-    except Exception as error:  # a full disk, a picture that cannot be drawn: no reason to lose a training
-        described = " ".join(str(error).split()) or type(error).__name__
-        report(f"report.html was not written ({described}). Try again: python -m keras_resnet report {run.path}")
 
 
 def _silent(line: str) -> None:

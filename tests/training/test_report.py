@@ -205,7 +205,7 @@ def test_a_report_that_fails_costs_a_line_and_not_the_training(recipe, run, tmp_
     def fails(*arguments, **options):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(trainer, "write_report", fails)
+    monkeypatch.setattr("keras_resnet.training.report.write_report", fails)
     lines = []
     train(recipe, name="r", runs=tmp_path, saved_models=tmp_path / "s", report=lines.append)
     assert [line for line in lines if "report.html" in line] == [
