@@ -22,6 +22,7 @@ from keras_resnet.progress import duration
 from keras_resnet.storage import write_text
 from keras_resnet.training.figures import Curve, line_chart, reliability_diagram
 from keras_resnet.training.named_recipes import RECIPES
+from keras_resnet.training.recipes import Recipe
 from keras_resnet.training.records import RunRecord, changed_settings, read_record, repeating_command
 from keras_resnet.training.runs import RunDirectory
 from keras_resnet.training.setup import Setup, load_splits
