@@ -4,13 +4,15 @@ One machine is covered: its CPU, one GPU, or several GPUs through tf.distribute.
 normalizes its own part of the batch, so the result is not bit for bit that of one GPU.
 """
 
+import contextlib
 import os
+from pathlib import Path
 from typing import Any
 
 from keras_resnet.errors import UserError, unknown_name
 
 DEVICES = ("auto", "cpu", "one_gpu", "all_gpus")
-PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
+PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16", "auto")
 XLA = ("auto", "on", "off")
 
 
@@ -93,3 +95,35 @@ def jit_compile(xla: str, strategy: Any) -> bool | str:
         # Keras' "auto" turns XLA on when the model supports it; on a CPU that made training over twice as slow.
         return "auto" if tf.config.list_logical_devices("GPU") else False
     return xla == "on"
+
+
+def keras_precision(precision: str) -> str:
+    """Translates the precision of a training into a policy of Keras.
+
+    Args:
+        precision: One of `PRECISIONS`; "auto" is mixed_bfloat16 where every device has instructions for bfloat16, and
+            float32 elsewhere, where it would be several times as slow.
+
+    Returns:
+        "float32", "mixed_bfloat16" or "mixed_float16".
+
+    Raises:
+        UserError: The name is unknown.
+    """
+    import tensorflow as tf
+
+    if precision not in PRECISIONS:
+        raise unknown_name("precision", precision, PRECISIONS)
+    if precision != "auto":
+        return precision
+    details = map(tf.config.experimental.get_device_details, tf.config.list_physical_devices("GPU"))
+    generations = [gpu.get("compute_capability", (0, 0)) for gpu in details]
+    has_bfloat16 = min(generations) >= (8, 0) if generations else processor_has_bfloat16()
+    return "mixed_bfloat16" if has_bfloat16 else "float32"
+
+
+def processor_has_bfloat16() -> bool:
+    """Whether the processor has instructions for bfloat16; without, such a call takes several times as long."""
+    with contextlib.suppress(OSError):  # not Linux
+        return bool({"avx512_bf16", "amx_bf16"} & set(Path("/proc/cpuinfo").read_text().split()))
+    return False

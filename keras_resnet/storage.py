@@ -16,7 +16,7 @@ import secrets
 import shutil
 import socket
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -175,31 +175,44 @@ def read_json(path: str | os.PathLike[str]) -> Any:
 
 
 def append_row(path: str | os.PathLike[str], row: Mapping[str, Any]) -> None:
-    """Appends one row to a CSV file, which gets a header when it is new.
+    """Appends one row to a CSV file, see `append_rows`."""
+    append_rows(path, [row])
+
+
+def append_rows(path: str | os.PathLike[str], rows: Sequence[Mapping[str, Any]]) -> None:
+    """Appends rows to a CSV file, which gets a header when it is new. All of them are written, or none.
 
     Args:
         path: The file.
-        row: Column name → value; the columns of an existing file must be the same ones.
+        rows: At least one; column name → value. The columns of an existing file must be the same ones.
 
     Raises:
         UserError: The file has other columns, or cannot be written.
     """
-    path = Path(path)
+    path, columns = Path(path), list(rows[0])
     text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(row), lineterminator="\n")
+    writer = csv.DictWriter(text, fieldnames=columns, lineterminator="\n")
     old = path.read_text(encoding="utf-8") if path.exists() else ""
     if old:
         header = next(csv.reader(io.StringIO(old)))
-        if header != list(row):
+        if header != columns:
             raise UserError(
-                f"{path} has the columns {', '.join(header)}; this row has {', '.join(row)}. Name another file."
+                f"{path} has the columns {', '.join(header)}; this row has {', '.join(columns)}. Name another file."
             )
         if not old.endswith("\n"):
             old += "\n"
     else:
         writer.writeheader()
-    writer.writerow(row)
+    writer.writerows(rows)
     write_text(path, old + text.getvalue())
+
+
+def read_rows(path: str | os.PathLike[str]) -> list[dict[str, str]]:
+    """Reads what `append_rows` wrote: column name → text; no rows where there is no file yet."""
+    if not os.path.exists(path):
+        return []
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
 
 
 def check_writable(directory: str | os.PathLike[str], needed_bytes: int = 0) -> None:

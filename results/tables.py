@@ -5,11 +5,16 @@
 
 A table stands between two comments; the first says what is in it:
 
-    <!-- table: FILE.csv | COLUMN, COLUMN as Heading, … [| where COLUMN=VALUE] [| mean over COLUMN] -->
+    <!-- table: FILE.csv | COLUMN, COLUMN as Heading, … [| CLAUSE] -->
     <!-- end table -->
 
-`mean over seed` joins the rows whose words agree: numbers become mean ± standard
-deviation (of the sample), and the number of rows gets a column of its own.
+Clauses are `where COLUMN=VALUE`, `mean over COLUMN` and `across COLUMN`. `mean over seed` joins the rows whose words
+agree: numbers become mean ± standard deviation (of the sample), and the number of rows gets a column of its own.
+
+`across mark_seconds` gives every value of that column a column, filled with the last one of COLUMNs; the rows are those
+that the other columns tell apart. It is done first: what it fills is then averaged.
+
+A file that is not there yet leaves a line that says so.
 
 The README's one table stands between `<!-- headlines -->` and `<!-- end headlines -->`: the figures of `HEADLINES`.
 """
@@ -97,25 +102,48 @@ def _rows(file: str) -> list[dict]:
 
 def _table(spec: str) -> str:
     file, columns, *clauses = [part.strip() for part in spec.split("|")]
-    rows, over = _rows(file), None
+    if not (RESULTS / file).exists():
+        return f"Not measured yet: there is no `results/{file}`.\n"
+    rows, over, across = _rows(file), None, None
     for clause in clauses:
         if clause.startswith("where "):
             key, value = clause.removeprefix("where ").split("=", 1)
             rows = [row for row in rows if row[key] == value]
         elif clause.startswith("mean over "):
             over = clause.removeprefix("mean over ")
+        elif clause.startswith("across "):
+            across = clause.removeprefix("across ")
         else:
-            raise ValueError(f"Unknown clause {clause!r} in a table of {file}: use 'where …' or 'mean over …'.")
+            raise ValueError(
+                f"Unknown clause {clause!r} in a table of {file}: use 'where …', 'mean over …' or 'across …'."
+            )
     if not rows:
         raise ValueError(f"The table of {file} ({spec}) has no row.")
     names = [column.strip().split(" as ") for column in columns.split(",")]
     keys, headings = [name[0] for name in names], [name[-1] for name in names]
+    if across:
+        *kept, value = keys
+        rows, values = _across(rows, [*kept, over] if over else kept, across, value)
+        keys, headings = [*kept, *values], [*headings[:-1], *values]
     if over:
         rows, headings = _means(rows, keys), [*headings, f"{over}s"]
         keys = [*keys, "_count"]
     lines = ["| " + " | ".join(headings) + " |", "|" + " --- |" * len(headings)]
     lines += ["| " + " | ".join(_cell(row[key]) for key in keys) + " |" for row in rows]
     return "\n".join(lines) + "\n"
+
+
+def _across(rows: list[dict], told_apart_by: list[str], across: str, value: str) -> tuple[list[dict], list[str]]:
+    """One row where there was one for each value of `across`, and those values in their order."""
+    joined: dict[tuple, dict] = {}
+    for row in rows:
+        joined.setdefault(tuple(row[key] for key in told_apart_by), dict(row))[row[across]] = row[value]
+    values = list(dict.fromkeys(row[across] for row in rows))
+    for row in joined.values():
+        missing = [name for name in values if name not in row]
+        if missing:
+            raise ValueError(f"The row of {[row[key] for key in told_apart_by]} has no {value} for {across} {missing}.")
+    return list(joined.values()), values
 
 
 def _means(rows: list[dict], keys: list[str]) -> list[dict]:

@@ -5,7 +5,9 @@ from types import SimpleNamespace
 import pytest
 import tensorflow as tf
 
-from keras_resnet.distribution import create_strategy, is_chief
+from keras_resnet import distribution
+from keras_resnet.distribution import PRECISIONS, create_strategy, is_chief, keras_precision
+from keras_resnet.errors import UserError
 
 
 def test_a_single_process_is_the_chief():
@@ -27,3 +29,24 @@ def test_the_first_of_several_workers_is_the_chief(cluster, kind, number, expect
         tf.train.ClusterSpec(cluster), task_type=kind, task_id=number
     )
     assert is_chief(SimpleNamespace(cluster_resolver=resolver)) is expected
+
+
+@pytest.mark.parametrize(("has_it", "expected"), [(True, "mixed_bfloat16"), (False, "float32")])
+def test_precision_follows_the_processor_where_it_may(monkeypatch, has_it, expected):
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [])
+    monkeypatch.setattr(distribution, "processor_has_bfloat16", lambda: has_it)
+    assert keras_precision("auto") == expected
+    assert all(keras_precision(name) == name for name in PRECISIONS if name != "auto")
+
+
+@pytest.mark.parametrize(("generation", "expected"), [((7, 5), "float32"), ((9, 0), "mixed_bfloat16")])
+def test_precision_follows_the_graphics_card_where_it_may(monkeypatch, generation, expected):
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: ["a", "b"])
+    found = {"a": {"compute_capability": (9, 0)}, "b": {"compute_capability": generation}}
+    monkeypatch.setattr(tf.config.experimental, "get_device_details", found.get)
+    assert keras_precision("auto") == expected
+
+
+def test_an_unknown_precision_is_refused():
+    with pytest.raises(UserError, match="Closest: 'mixed_bfloat16'"):
+        keras_precision("bfloat16")

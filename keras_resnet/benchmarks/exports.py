@@ -19,6 +19,7 @@ import tensorflow as tf
 
 from keras_resnet.benchmarks.turns import Contestant, take_turns
 from keras_resnet.data.preprocessing import Preprocessing
+from keras_resnet.distribution import processor_has_bfloat16
 from keras_resnet.export.formats import FORMATS
 from keras_resnet.export.interchange import write_interchange
 from keras_resnet.export.saved_model import write_saved_model
@@ -133,7 +134,7 @@ def _servers(model: keras.Model, preprocessing: Preprocessing, place: Path) -> d
         "SavedModel": _signature(place / "ours"),
         "keras predict": lambda images: lambda: model.predict(images, batch_size=len(images), verbose=0),
     }
-    if _processor_has_bfloat16():
+    if processor_has_bfloat16():
         write_saved_model(model, preprocessing, place / "ours_bfloat16", precision="bfloat16")
         found["SavedModel bfloat16"] = _signature(place / "ours_bfloat16")
     if preprocessing.channels == 3 and _can_explain(model, preprocessing):
@@ -161,13 +162,6 @@ def _servers(model: keras.Model, preprocessing: Preprocessing, place: Path) -> d
     except ImportError:
         pass
     return found
-
-
-def _processor_has_bfloat16() -> bool:
-    """Whether the processor has instructions for bfloat16; without, such a call takes several times as long."""
-    with contextlib.suppress(OSError):  # not Linux
-        return bool({"avx512_bf16", "amx_bf16"} & set(Path("/proc/cpuinfo").read_text().split()))
-    return False
 
 
 def _signature(path: Path) -> Callable:

@@ -1,7 +1,8 @@
-"""`benchmark.py WHAT`: how many images per second, measured on the spot."""
+"""`benchmark.py WHAT`: speed, and the accuracy of a training time, measured on the spot."""
 
 import argparse
 import json
+import math
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -11,13 +12,15 @@ from keras_resnet.cli import script
 from keras_resnet.errors import UserError
 from keras_resnet.models.registry import get_config
 from keras_resnet.progress import ProgressBar
-from keras_resnet.storage import append_row
+from keras_resnet.storage import append_rows, read_rows
 
 VERBS = {
     "input": ("keras_resnet.cli.benchmark:benchmark_input", "the input pipeline beside the training step"),
     "train": ("keras_resnet.cli.benchmark:benchmark_train", "training beside the same network in plain Keras"),
     "explain": ("keras_resnet.cli.benchmark:benchmark_explain", "heat maps beside the forward pass and tf-keras-vis"),
     "export": ("keras_resnet.cli.benchmark:benchmark_export", "exported formats beside plain model.export"),
+    "budget": ("keras_resnet.cli.benchmark:benchmark_budget", "test accuracy within the same training time"),
+    "pieces": ("keras_resnet.cli.benchmark:benchmark_pieces", "what augmentation, averaging and the like are worth"),
 }
 
 Rows = list[dict[str, Any]]
@@ -148,6 +151,109 @@ def benchmark_export(argv: Sequence[str] | None = None) -> int:
     return _run("export", measure, parser, argv)
 
 
+def benchmark_budget(argv: Sequence[str] | None = None) -> int:
+    """`benchmark.py budget`."""
+    from keras_resnet.benchmarks.budget import CONTESTANTS
+
+    parser = _parser(
+        "budget",
+        "Trains the contestants one after the other, each in a process of its own, on the same images for the same "
+        "time, and tests each at evenly spaced marks. The clock stands still during the tests, and schedules run over "
+        "the budget: every recipe has as many epochs as fit. All training images count, those for validation included. "
+        f"Contestants: {', '.join(CONTESTANTS)}. plain_keras is the same network in model.fit with Adam and Keras' "
+        "defaults, pytorch is he2015 in PyTorch.",
+    )
+    parser.add_argument("--dataset", default="digits", help="data set, as for train.py")
+    parser.add_argument("--model", default="resnet20", help="network, a name of the model table")
+    parser.add_argument(
+        "--contestants", nargs="+", metavar="NAME", default=["he2015", "pytorch"], help="who trains, in this order"
+    )
+    parser.add_argument("--minutes", type=_positive, default=15.0, help="training time of each")
+    parser.add_argument("--marks", type=script.positive_int, default=15, help="evenly spaced times of the tests")
+    _add_seeds(parser, default=1)
+
+    def measure(arguments: argparse.Namespace) -> Rows:
+        from keras_resnet.benchmarks.budget import benchmark_budget, recipe_of
+
+        get_config(arguments.model)
+        script.check_data_set(arguments.dataset)
+        for name in arguments.contestants:
+            recipe_of(name, model=arguments.model, dataset=arguments.dataset, seed=0)
+        _require_tensorflow()
+        return benchmark_budget(
+            arguments.contestants,
+            dataset=arguments.dataset,
+            model=arguments.model,
+            seconds=60 * arguments.minutes,
+            marks=arguments.marks,
+            seeds=arguments.seeds,
+            **_file(arguments, "budget", argv),
+        )
+
+    return _run("budget", measure, parser, argv, saves=True)
+
+
+def benchmark_pieces(argv: Sequence[str] | None = None) -> int:
+    """`benchmark.py pieces`."""
+    parser = _parser(
+        "pieces",
+        "Trains a network with each piece alone added to the shifts and mirror images of crop_flip, everything else "
+        "being equal, as train.py does. A piece is one of none, crop_flip, randaugment, mixup_cutmix, label_smoothing "
+        "and ema, or any augmentation as train.py takes it.",
+    )
+    parser.add_argument("--dataset", default="digits", help="data set, as for train.py")
+    parser.add_argument("--model", default="resnet20", help="network, a name of the model table")
+    parser.add_argument("--pieces", nargs="+", metavar="PIECE", help="which ones; default: all")
+    parser.add_argument("--epochs", type=script.positive_int, default=30, help="epochs of each training")
+    parser.add_argument("--batch-size", type=script.positive_int, default=128, help="images per step")
+    _add_seeds(parser, default=3)
+
+    def measure(arguments: argparse.Namespace) -> Rows:
+        get_config(arguments.model)
+        script.check_data_set(arguments.dataset)
+        _require_tensorflow()
+        from keras_resnet.benchmarks.pieces import PIECES, benchmark_pieces
+
+        return benchmark_pieces(
+            arguments.pieces or list(PIECES),
+            dataset=arguments.dataset,
+            model=arguments.model,
+            epochs=arguments.epochs,
+            batch_size=arguments.batch_size,
+            seeds=arguments.seeds,
+            **_file(arguments, "pieces", argv),
+        )
+
+    return _run("pieces", measure, parser, argv, saves=True)
+
+
+def _positive(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"must be a number above 0, got {text!r}")
+    return number
+
+
+def _add_seeds(parser: script.Parser, *, default: int) -> None:
+    parser.add_argument("--seeds", type=script.positive_int, default=default, help="how often each trains")
+
+
+def _file(arguments: argparse.Namespace, verb: str, given: Sequence[str] | None) -> dict[str, Callable]:
+    """`is_known` and `save` of a long benchmark, which continues where the file of `--results` ends."""
+    known = read_rows(arguments.results) if arguments.results else []
+
+    def is_known(row: dict[str, Any]) -> bool:
+        found = any(all(old.get(key) == str(value) for key, value in row.items()) for old in known)
+        if found:
+            print(f"{arguments.results} has it already: {', '.join(map(str, row.values()))}.", file=sys.stderr)
+        return found
+
+    return {"is_known": is_known, "save": lambda rows: _save(verb, rows, arguments, given)}
+
+
 def _parser(verb: str, description: str) -> script.Parser:
     parser = script.Parser(prog=f"benchmark.py {verb}", description=description)
     parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
@@ -162,22 +268,44 @@ def _require_tensorflow() -> None:
 
 
 def _run(
-    verb: str, measure: Callable[[argparse.Namespace], Rows], parser: script.Parser, argv: Sequence[str] | None
+    verb: str,
+    measure: Callable[[argparse.Namespace], Rows],
+    parser: script.Parser,
+    argv: Sequence[str] | None,
+    *,
+    saves: bool = False,
 ) -> int:
-    return script.run(lambda arguments: _report(verb, measure(arguments), arguments, argv), parser, argv)
+    """Runs a benchmark; `saves` says that it saves its rows by itself, as they come."""
+
+    def command(arguments: argparse.Namespace) -> None:
+        try:
+            rows = measure(arguments)
+        except KeyboardInterrupt as interrupt:
+            if not (saves and arguments.results):
+                raise
+            kept = f"Interrupted. Run it again: what {arguments.results} has is not measured anew."
+            raise type(interrupt)(kept) from None
+        _report(verb, rows, arguments)
+        if not saves:
+            _save(verb, rows, arguments, argv)
+
+    return script.run(command, parser, argv)
 
 
-def _report(verb: str, rows: Rows, arguments: argparse.Namespace, given: Sequence[str] | None) -> None:
-    """Prints the rows, which have the same columns, and appends them to the file of `--results`."""
+def _report(verb: str, rows: Rows, arguments: argparse.Namespace) -> None:
+    """Prints the rows, which have the same columns."""
     if arguments.json:
         print(json.dumps({"benchmark": verb, "rows": rows, **provenance.result_row()}))
-    else:
+    elif rows:
         cells = [[str(value) for value in row.values()] for row in rows]
         heads = [column.replace("_", " ") for column in rows[0]]
         widths = [max(map(len, column)) for column in zip(heads, *cells, strict=True)]
         for line in (heads, *cells):
             print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
+def _save(verb: str, rows: Rows, arguments: argparse.Namespace, given: Sequence[str] | None) -> None:
+    """Appends rows to the file of `--results`."""
     if arguments.results:
         command = provenance.command("benchmark.py", [verb, *(sys.argv[2:] if given is None else given)])
-        for row in rows:
-            append_row(arguments.results, {"command": command, **row, **provenance.result_row()})
+        append_rows(arguments.results, [{"command": command, **row, **provenance.result_row()} for row in rows])

@@ -38,7 +38,7 @@ def _list(arguments: argparse.Namespace) -> None:
         print(f"{'name':15}{'model':15}{'epochs':>7}  {'source':68}published result")
         for name, row in RECIPES.items():
             recipe = Recipe.from_dict(row.settings)
-            source = row.source or "this project: the defaults of train.py"
+            source = row.source or "this project"
             print(f"{name:15}{recipe.model:15}{recipe.epochs:>7}  {source:68}{row.result}".rstrip())
         return
     row = get_named_recipe(arguments.name)
@@ -47,7 +47,8 @@ def _list(arguments: argparse.Namespace) -> None:
         shown = {"name": arguments.name, **dataclasses.asdict(row), "settings": recipe.to_dict(), "measured": measured}
         print(json.dumps(shown))
         return
-    for title, text in (("source", row.source), ("published", row.result), ("differs", row.differences)):
+    notes = "differs" if row.source else "this project's"
+    for title, text in (("source", row.source), ("published", row.result), (notes, row.differences)):
         if text:
             print(f"{title}: {text}")
     for found in measured:

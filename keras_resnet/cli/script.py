@@ -119,7 +119,7 @@ def run(command: Callable[[argparse.Namespace], int | None], parser: Parser, arg
         return 0
     except KeyboardInterrupt as interrupt:
         close_bars()
-        print(f"\n{interrupt or 'Interrupted.'}", file=sys.stderr)
+        print(f"\n{str(interrupt) or 'Interrupted.'}", file=sys.stderr)
         return 143 if isinstance(interrupt, Terminated) else 130
     except Exception:
         # A library may turn the interrupt that it met in a callback into an error of its own.

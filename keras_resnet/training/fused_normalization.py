@@ -9,6 +9,7 @@ custom objects. The twin also carries the precision policy, so that the stored n
 import keras
 import tensorflow as tf
 
+from keras_resnet.distribution import keras_precision
 from keras_resnet.graphs.rewriting import rewrite
 
 
@@ -49,17 +50,19 @@ def training_twin(model: keras.Model, *, precision: str = "float32") -> keras.Mo
 
     Args:
         model: A functional float32 network of built-in layers.
-        precision: "float32", "mixed_bfloat16" or "mixed_float16". The last layer computes in float32 always: a
+        precision: One of `distribution.PRECISIONS`. The last layer computes in float32 always: a
             softmax over logits in half precision loses small differences.
 
     Returns:
         A network with the same weights in the same order, as float32 variables: `copy_weights` brings them back.
     """
 
+    policy = keras_precision(precision)
+
     def twin_layer(layer: keras.Layer) -> keras.Layer:
         config = layer.get_config()
         if layer.name not in model.output_names and not isinstance(layer, keras.layers.InputLayer):
-            config["dtype"] = precision
+            config["dtype"] = policy
         return (FusedBatchNormalization if _can_be_fused(layer) else type(layer)).from_config(config)
 
     return rewrite(model, twin_layer)

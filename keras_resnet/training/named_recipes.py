@@ -20,7 +20,7 @@ class NamedRecipe:
         settings: Setting → value, as `Recipe` takes them.
         source: The publication and the place in it; "" for the project's own.
         result: What it reports; "" where it reports nothing of the kind.
-        differences: Where this is not the publication's; "" where it is.
+        differences: Where this is not the publication's, or what the project's own is for.
     """
 
     settings: dict[str, Any] = field(default_factory=dict)
@@ -50,12 +50,29 @@ _IMAGENET = {
     "last_gamma": "zeros",
 }
 RECIPES: dict[str, NamedRecipe] = {
-    "quick": NamedRecipe(),
+    "quick": NamedRecipe(differences="the defaults of train.py"),
     "he2015": NamedRecipe(
         {**_CIFAR, "model": "resnet20", "epochs": 182, "warmup_epochs": 0.0, "momentum_form": "classical"},
         "He et al. 2015, arXiv:1512.03385, section 4.2 (CIFAR-10)",
         "91.25 % test accuracy (ResNet-32 92.49, ResNet-44 92.83, ResNet-56 93.03)",
         "182 epochs are the 64,000 steps of 45,000 training images; ResNet-110 needs warmup_epochs 1",
+    ),
+    "fast_cifar": NamedRecipe(
+        {
+            **_CIFAR,
+            "model": "resnet20",
+            "learning_rate": 0.2,
+            "epochs": 20,
+            "schedule": "cosine",
+            "warmup_epochs": 2.0,
+            "weight_decay": 5e-4,
+            "ema_decay": 0.99,
+            "precision": "auto",
+        },
+        differences="for a good ResNet-20 in about 15 minutes on two cores: 20 epochs of CIFAR-10 in bfloat16, about "
+        "11 in float32. Usual settings of short trainings; the rate (of 0.1, 0.2 and 0.4) and label smoothing (of 0 "
+        "and 0.1) were chosen by six epochs of 15,000 training images, 2,500 others held out; no publication stands "
+        "behind it",
     ),
     "he2016": NamedRecipe(
         {**_CIFAR, "model": "resnetv2_164", "epochs": 182, "warmup_epochs": 1.0, "momentum_form": "classical"},

@@ -116,7 +116,9 @@ class Recipe:
     )
 
     seed: int = _setting(0, "seed of weights, order and augmentation", minimum=0, maximum=2**31 - 1)
-    precision: str = _setting("float32", "precision of the computation", choices=PRECISIONS)
+    precision: str = _setting(
+        "float32", "precision of the computation; auto: mixed_bfloat16 where the hardware has it", choices=PRECISIONS
+    )
     xla: str = _setting("auto", "compilation with XLA", choices=XLA)
     devices: str = _setting("auto", "what to train on", choices=DEVICES)
 

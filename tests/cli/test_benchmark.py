@@ -15,6 +15,11 @@ from keras_resnet.cli import benchmark
         (["train", "--rounds", "0"], "--rounds must be at least 1"),
         (["train", "--batchsize", "4"], "Closest: '--batch-size'"),
         (["input", "--seconds", "0"], "--seconds must be above 0"),
+        (["budget", "--contestants", "he2016", "pytorhc"], "Unknown contestant 'pytorhc'. Closest: 'pytorch'"),
+        (["budget", "--minutes", "0"], "--minutes must be a number above 0"),
+        (["budget", "--model", "resnet21"], "Unknown model 'resnet21'"),
+        (["pieces", "--seeds", "0"], "--seeds must be at least 1"),
+        (["pieces", "--pieces", "crop_flip", "cropflip"], "got 'cropflip'. Unknown augmentation 'cropflip'"),
         (["input", "--small-folder", "absent", "--seconds", "0.01"], "absent"),
     ],
 )
@@ -91,3 +96,81 @@ def test_the_input_is_measured_beside_the_step(capsys):
     assert [row["image_size"] for row in rows] == [32, 32, 224]
     assert all(row["pipeline_images_per_second"] > 0 for row in rows)
     assert all(row["training_step_images_per_second"] > 0 for row in rows)
+
+
+@pytest.mark.slow
+def test_contestants_train_within_the_same_time_and_a_sitting_is_resumed(tmp_path, capsys, tiny_data):
+    pytest.importorskip("torch")
+    results = tmp_path / "budget.csv"
+    argv = ["budget", "--dataset", tiny_data, "--model", "resnet8", "--minutes", "0.1", "--marks", "3"]
+    argv += ["--results", str(results), "--json", "--contestants"]
+    assert benchmark.main([*argv, "fast_cifar", "pytorch"]) == 0
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    assert [(row["contestant"], row["mark_seconds"]) for row in rows] == [
+        (name, mark) for name in ("fast_cifar", "pytorch") for mark in (2, 4, 6)
+    ]
+    for row in rows:
+        # The batch of 128 is all 110 images, those for validation among them.
+        assert row["images_seen"] % 110 == 0
+        assert row["epochs"] == row["images_seen"] / 110
+        assert row["seconds"] <= row["mark_seconds"] + 0.1  # a hundredth of the budget, and the rounding
+    assert float(rows[5]["test_accuracy"]) > 0.5  # one of three, had it learnt nothing
+    # The next sitting trains the new contestant alone.
+    assert benchmark.main([*argv, "fast_cifar", "plain_keras", "pytorch"]) == 0
+    out, err = capsys.readouterr()
+    assert {row["contestant"] for row in json.loads(out)["rows"]} == {"plain_keras"}
+    assert err.count("has it already") == 2
+    with open(results) as file:
+        written = list(csv.DictReader(file))
+    assert [row["contestant"] for row in written] == ["fast_cifar"] * 3 + ["pytorch"] * 3 + ["plain_keras"] * 3
+    assert {row["framework"].split()[0] for row in written} == {"tensorflow", "torch"}
+
+
+@pytest.mark.slow
+def test_pieces_are_trained_once_each(tmp_path, capsys, tiny_data):
+    results = tmp_path / "pieces.csv"
+    argv = [
+        "pieces",
+        "--dataset",
+        tiny_data,
+        "--model",
+        "resnet8",
+        "--epochs",
+        "1",
+        "--results",
+        str(results),
+        "--json",
+    ]
+    assert benchmark.main([*argv, "--seeds", "1", "--pieces", "crop,cutmix:0.5"]) == 0
+    (first,) = json.loads(capsys.readouterr().out)["rows"]
+    assert (first["piece"], first["augmentation"], first["test_images"]) == ("crop,cutmix:0.5", "crop,cutmix:0.5", 31)
+    assert benchmark.main([*argv, "--seeds", "2", "--pieces", "crop,cutmix:0.5"]) == 0
+    (second,) = json.loads(capsys.readouterr().out)["rows"]
+    assert second["seed"] == 1
+    with open(results) as file:
+        assert [row["seed"] for row in csv.DictReader(file)] == ["0", "1"]
+    assert benchmark.main([*argv, "--seeds", "2", "--pieces", "crop,cutmix:0.5"]) == 0
+    assert json.loads(capsys.readouterr().out)["rows"] == []
+
+
+def test_every_piece_differs_from_crop_flip_in_one_thing():
+    from keras_resnet.benchmarks.pieces import PIECES
+
+    base = PIECES["crop_flip"]
+    for name in PIECES.keys() - {"none", "crop_flip"}:
+        changed = {key for key, value in PIECES[name].items() if base.get(key) != value}
+        assert len(changed) == 1, name
+        assert PIECES[name]["augmentation"].startswith("crop_flip")
+
+
+def test_an_interrupted_sitting_says_that_it_continues(monkeypatch, capsys, tmp_path):
+    from keras_resnet.benchmarks import budget
+
+    def interrupted(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(budget, "benchmark_budget", interrupted)
+    assert benchmark.main(["budget", "--results", str(tmp_path / "r.csv")]) == 130
+    assert "r.csv has is not measured anew" in capsys.readouterr().err
+    assert benchmark.main(["budget"]) == 130
+    assert capsys.readouterr().err == "\nInterrupted.\n"
