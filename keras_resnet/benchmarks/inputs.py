@@ -1,21 +1,24 @@
-"""`benchmark.py input`: the input pipeline alone beside the training step that it feeds."""
+"""`benchmark.py input`: the input pipeline alone beside the training step that it feeds, or what augmentations cost."""
 
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 from PIL import Image
 
 from keras_resnet.benchmarks.training import compiled_twin
 from keras_resnet.benchmarks.turns import Seconds, take_turns
+from keras_resnet.data.augmentation import parse_augmentation
 from keras_resnet.data.batches import steps_per_epoch, training_batches
 from keras_resnet.data.dataset import DatasetSpec
 from keras_resnet.data.preprocessing import Preprocessing
+from keras_resnet.data.reading import parallel_map
 from keras_resnet.data.sources import load_source
-from keras_resnet.data.splits import Split
+from keras_resnet.data.splits import FileSplit, Split
 from keras_resnet.errors import UserError
 from keras_resnet.progress import ProgressBar
 from keras_resnet.training.recipes import Recipe
@@ -60,6 +63,61 @@ def benchmark_inputs(
         return [_input_row(case, *setting, seconds=seconds, progress=progress) for case, setting in cases.items()]
 
 
+def benchmark_augmentations(
+    augmentations: Sequence[str],
+    *,
+    small_folder: str | None = None,
+    photo_folder: str | None = None,
+    seconds: float = 5.0,
+) -> list[dict[str, Any]]:
+    """Measures what augmentations cost: small images in memory, and photographs at 224 that are decoded each time.
+
+    Args:
+        augmentations: What `parse_augmentation` reads, each.
+        small_folder: Image folder of small images; drawn ones without it.
+        photo_folder: Folder of JPEG photographs; drawn ones without it.
+        seconds: Least time that each is measured for.
+
+    Returns:
+        One row per case and augmentation: the pipeline's images per second and processor time, and its share of the
+        speed of the bare work beside it: the same images without augmentation, or files only read and decoded.
+
+    Raises:
+        UserError: An augmentation is unknown, or a folder is not one.
+    """
+    for augmentation in augmentations:
+        parse_augmentation(augmentation)
+    with tempfile.TemporaryDirectory() as drawn:
+        small = small_folder or _draw_folder(Path(drawn) / "small", 1500, (32, 32))
+        photos = photo_folder or _draw_folder(Path(drawn) / "photos", 150, (375, 500))
+        cases = [
+            ("32×32 in memory", load_source(f"folder:{small}", image_size=32), 128),
+            ("photographs at 224", load_source(f"folder:{photos}", image_size=224), 64),
+        ]
+        progress = ProgressBar(len(cases) * len(augmentations))
+        return [
+            _augmentation_row(*case, augmentation, seconds=seconds, progress=progress)
+            for case in cases
+            for augmentation in augmentations
+        ]
+
+
+def decoding_seconds(split: FileSplit, *, seconds: float) -> Seconds:
+    """Measures `tf.io.read_file` and `tf.io.decode_jpeg` alone, on as many threads as the pipeline; see
+    `pipeline_seconds`.
+    """
+    group = min(64, len(split))
+
+    def decode(path: tf.Tensor) -> tf.Tensor:
+        return tf.shape(tf.io.decode_jpeg(tf.io.read_file(path), channels=3))
+
+    files = tf.data.Dataset.from_tensor_slices(list(split.paths)).repeat()
+    sizes = iter(parallel_map(files, decode).batch(group).prefetch(tf.data.AUTOTUNE))
+    for _ in range(len(split) // group):
+        next(sizes)
+    return _seconds_an_image(lambda: next(sizes), group, seconds)
+
+
 def pipeline_seconds(
     split: Split,
     preprocessing: Preprocessing,
@@ -69,6 +127,7 @@ def pipeline_seconds(
     warmup_epochs: int = 1,
     seconds: float = 1.0,
     seed: int = 0,
+    keep: bool = True,
 ) -> Seconds:
     """Measures the training pipeline without a network.
 
@@ -81,6 +140,7 @@ def pipeline_seconds(
         seconds: How long is measured at least, over as many epochs as that takes. An epoch of a small split would be
             over while its batches still come out of the prefetch buffer.
         seed: What order and augmentation depend on.
+        keep: Whether decoded files may stay in memory.
 
     Returns:
         Seconds an image, of wall and of processor time.
@@ -93,7 +153,7 @@ def pipeline_seconds(
             f"A measurement takes more than 0 seconds, got {seconds} s after {warmup_epochs} warm-up epochs."
         )
     epochs = 2**31 - 1
-    options = {"batch_size": batch_size, "augmentation": augmentation, "seed": seed, "epochs": epochs}
+    options = {"batch_size": batch_size, "augmentation": augmentation, "seed": seed, "epochs": epochs, "keep": keep}
     batches = iter(training_batches(split, preprocessing, **options))
     for _ in range(warmup_epochs * steps_per_epoch(split, batch_size)):
         next(batches)
@@ -139,6 +199,44 @@ def _input_row(
         "batch_size": recipe.batch_size,
         "training_step_images_per_second": round(1 / step.wall_median, 1),
         "ratio": round(pipeline.speedup_over(step), 2),
+    }
+
+
+def _augmentation_row(
+    case: str, data: DatasetSpec, batch_size: int, augmentation: str, *, seconds: float, progress: ProgressBar
+) -> dict[str, Any]:
+    in_memory = case.endswith("memory")
+    part = seconds / TURNS
+    preprocessing = data.preprocessing(resize="squash" if in_memory else "crop")
+    options = {"batch_size": min(batch_size, len(data.train)), "seconds": part, "keep": in_memory}
+
+    def bare() -> Seconds:
+        if in_memory:
+            return pipeline_seconds(data.train, preprocessing, **options)
+        return decoding_seconds(data.train, seconds=part)
+
+    progress.begin(f"{case}, {augmentation}", (TURNS + 1) * 2, "turns")
+    timings = take_turns(
+        {
+            "pipeline": lambda: pipeline_seconds(data.train, preprocessing, augmentation=augmentation, **options),
+            "bare": bare,
+        },
+        turns=TURNS,
+        progress=progress,
+    )
+    progress.end()
+    pipeline, beside = timings["pipeline"], timings["bare"]
+    return {
+        "case": case,
+        "images": len(data.train),
+        "augmentation": augmentation,
+        "images_per_second": round(1 / pipeline.wall_median, 1),
+        "cpu_microseconds": round(1e6 * pipeline.cpu_median, 1),
+        "beside": "no augmentation" if in_memory else "decoding alone",
+        "beside_images_per_second": round(1 / beside.wall_median, 1),
+        "beside_cpu_microseconds": round(1e6 * beside.cpu_median, 1),
+        "share": round(pipeline.speedup_over(beside), 3),
+        "cpu_share": round(pipeline.cpu_speedup_over(beside), 3),
     }
 
 

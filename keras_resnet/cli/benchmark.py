@@ -71,6 +71,13 @@ def benchmark_input(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--small-model", default="resnet20", help="network for the small images")
     parser.add_argument("--photo-model", default="resnet18", help="network for the photographs")
     parser.add_argument("--seconds", type=float, default=5.0, help="least time that each of the two is measured for")
+    parser.add_argument(
+        "--augmentation",
+        metavar="STEPS",
+        nargs="+",
+        default=[],
+        help="measure these augmentations instead, a row each, beside no augmentation and decoding alone",
+    )
 
     def measure(arguments: argparse.Namespace) -> Rows:
         for model in (arguments.small_model, arguments.photo_model):
@@ -78,14 +85,19 @@ def benchmark_input(argv: Sequence[str] | None = None) -> int:
         if not arguments.seconds > 0:
             raise UserError(f"--seconds must be above 0, got {arguments.seconds}.")
         _require_tensorflow()
-        from keras_resnet.benchmarks.inputs import benchmark_inputs
+        from keras_resnet.benchmarks.inputs import benchmark_augmentations, benchmark_inputs
 
+        options = {
+            "small_folder": arguments.small_folder,
+            "photo_folder": arguments.photo_folder,
+            "seconds": arguments.seconds,
+        }
+        if arguments.augmentation:
+            return benchmark_augmentations(arguments.augmentation, **options)
         return benchmark_inputs(
-            small_folder=arguments.small_folder,
-            photo_folder=arguments.photo_folder,
             small_model=arguments.small_model,
             photo_model=arguments.photo_model,
-            seconds=arguments.seconds,
+            **options,
         )
 
     return _run("input", measure, parser, argv)

@@ -44,6 +44,7 @@ def training_batches(
     augmentation: str = "none",
     balanced: bool = False,
     repeats: int = 1,
+    keep: bool = True,
 ) -> tf.data.Dataset:
     """Builds the stream of training batches.
 
@@ -60,6 +61,7 @@ def training_batches(
             and not all of large ones.
         repeats: How many times in a row an example comes. An epoch of n examples holds the first ⌈n / repeats⌉ of its
             order.
+        keep: Whether decoded files may stay in memory.
 
     Returns:
         A dataset of (images, targets): float32 [batch_size, height, width, channels], normalized, and labels, int32
@@ -83,7 +85,7 @@ def training_batches(
             f"The augmentation {augmentation!r} mixes labels, so it needs the names of all classes, and the "
             "preprocessing has none. Give it labels."
         )
-    reader = open_split(split, preprocessing.channels)
+    reader = open_split(split, preprocessing.channels, keep=keep)
     if balanced and isinstance(split, StreamSplit):
         raise UserError("Record files are read in a stream, which cannot be balanced. Weight the classes instead.")
 

@@ -57,6 +57,11 @@ def create_network(recipe: Recipe, data: "DatasetSpec") -> tuple[keras.Model, Pr
         labels=data.labels,
     )
     if recipe.weights is None:
+        if recipe.head_epochs or recipe.freeze_until:
+            raise UserError(
+                "Freezing layers needs weights that have learnt something, and weights is not set. Give --weights, or "
+                "leave head_epochs and freeze_until out."
+            )
         return model, preprocessing
     # Weights belong to pixels like those that they were trained on, and a head to the classes that it was trained on.
     learnt = learnt_preprocessing(model, recipe.weights)

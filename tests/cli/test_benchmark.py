@@ -174,3 +174,17 @@ def test_an_interrupted_sitting_says_that_it_continues(monkeypatch, capsys, tmp_
     assert "r.csv has is not measured anew" in capsys.readouterr().err
     assert benchmark.main(["budget"]) == 130
     assert capsys.readouterr().err == "\nInterrupted.\n"
+
+
+@pytest.mark.slow
+def test_augmentations_are_measured_beside_the_bare_work(capsys):
+    augmentations = ["flip", "inception_crop_flip"]
+    assert benchmark.main(["input", "--seconds", "0.01", "--json", "--augmentation", *augmentations]) == 0
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    assert [row["augmentation"] for row in rows] == 2 * augmentations
+    assert [row["beside"] for row in rows] == 2 * ["no augmentation"] + 2 * ["decoding alone"]
+    for row in rows:
+        assert row["images_per_second"] > 0
+        assert row["share"] > 0
+    assert benchmark.main(["input", "--augmentation", "flp"]) == 2
+    assert "'flip'" in capsys.readouterr().err

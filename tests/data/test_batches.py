@@ -33,7 +33,7 @@ def arrays():
 
 @pytest.fixture(scope="module")
 def uneven_files(tmp_path_factory):
-    """Files of several sizes and formats, one of which only Pillow reads."""
+    """Files of several sizes and formats, one of which only Pillow reads, and one of which is turned by its EXIF."""
     folder = tmp_path_factory.mktemp("uneven")
     rng = np.random.default_rng(1)
     paths = []
@@ -41,7 +41,9 @@ def uneven_files(tmp_path_factory):
         coarse = rng.integers(0, 256, (4, 4, 3), np.uint8)
         image = Image.fromarray(coarse).resize((20 + number, 30 - number))
         path = folder / f"{number}.{['jpg', 'png', 'bmp'][number % 3]}"
-        (image.convert("1") if number == 5 else image).save(path)
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        (image.convert("1") if number == 5 else image).save(path, **({"exif": exif} if number == 3 else {}))
         paths.append(str(path))
     return file_split(paths)
 
