@@ -35,11 +35,11 @@ def _list(arguments: argparse.Namespace) -> None:
         if arguments.json:
             print(json.dumps({"recipes": {name: dataclasses.asdict(row) for name, row in RECIPES.items()}}))
             return
-        print(f"{'name':15}{'model':15}{'epochs':>7}  {'source':68}published result")
+        print(f"{'name':17}{'model':15}{'epochs':>7}  {'source':80}published result")
         for name, row in RECIPES.items():
             recipe = Recipe.from_dict(row.settings)
             source = row.source or "this project"
-            print(f"{name:15}{recipe.model:15}{recipe.epochs:>7}  {source:68}{row.result}".rstrip())
+            print(f"{name:17}{recipe.model:15}{recipe.epochs:>7}  {source:80}{row.result}".rstrip())
         return
     row = get_named_recipe(arguments.name)
     recipe, measured = Recipe.from_dict(row.settings), _measured(arguments.name)
