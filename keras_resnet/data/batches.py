@@ -160,10 +160,10 @@ def _batches_of_images(
 
     def examples(epoch: tf.Tensor) -> tf.data.Dataset:
         seeds = tf.data.Dataset.from_tensor_slices(draw_seeds(plan.seed, epoch, IMAGES, plan.count))
-        if reader.ordered is not None:
-            order = reader.ordered(plan.seed, epoch)
-        else:
+        if reader.takes_positions:
             order = tf.data.Dataset.from_tensor_slices(plan.positions(epoch))
+        else:
+            order = reader.ordered(plan.seed, epoch)
         order = order.take(plan.distinct)
         if plan.repeats > 1:
             order = order.flat_map(lambda example: tf.data.Dataset.from_tensors(example).repeat(plan.repeats))

@@ -33,8 +33,8 @@ class Reader:
 
     Attributes:
         example: What `ordered` and `in_sequence` hold → (uint8 image [h, w, c], int32 label).
-        ordered: (seed, epoch) → dataset of the epoch's examples; None where their positions (int32) are what `example`
-            takes, so that any order can be had.
+        ordered: (seed, epoch) → dataset of the epoch's examples.
+        takes_positions: Whether examples are their positions, int32, so that any other order can be had.
         in_sequence: () → dataset of all examples in the split's order.
         batch: int positions [n] → (uint8 images [n, h, w, c], int32 labels [n]); None where sizes differ or images are
             not in memory.
@@ -43,8 +43,9 @@ class Reader:
     """
 
     example: Callable[[Any], tuple[tf.Tensor, tf.Tensor]]
-    ordered: Callable[[int, tf.Tensor], tf.data.Dataset] | None
+    ordered: Callable[[int, tf.Tensor], tf.data.Dataset]
     in_sequence: Callable[[], tf.data.Dataset]
+    takes_positions: bool = False
     batch: Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]] | None = None
     part: Callable[[Any, Choice], tuple[tf.Tensor, tf.Tensor]] | None = None
 
@@ -75,7 +76,8 @@ def open_split(split: Split, channels: int, *, keep: bool = True) -> Reader:
 
     return Reader(
         example=with_label,
-        ordered=None,
+        ordered=lambda seed, epoch: tf.data.Dataset.from_tensor_slices(permutation(seed, epoch, len(split))),
+        takes_positions=True,
         in_sequence=lambda: tf.data.Dataset.range(len(split), output_type=tf.int32),
         batch=with_label if is_batch else None,
         part=part if pixels is None else None,

@@ -17,8 +17,8 @@ from keras_resnet.models.registry import get_config
 from keras_resnet.storage import read_json
 from keras_resnet.training.recipes import Recipe
 from keras_resnet.training.runs import RunDirectory, check_free, check_run, check_unchanged, default_name
-from keras_resnet.training.setup import load_data, prepare
-from keras_resnet.training.trainer import describe, train
+from keras_resnet.training.setup import describe, load_data, prepare
+from keras_resnet.training.trainer import train
 
 
 @dataclass(frozen=True)

@@ -76,21 +76,6 @@ class Setup:
         count = min(self.steps, -(-STATISTICS_IMAGES // self.recipe.batch_size))
         self.statistics.measure(self.batches(epochs=1).take(count))
 
-    def describe_data(self) -> dict[str, Any]:
-        """Returns what a run's recipe.json says about its data set."""
-        data = self.data
-        return {
-            "name": data.name,
-            "fingerprint": data.fingerprint,
-            "labels": list(data.labels),
-            "image_shape": list(data.image_shape),
-            "training_images": len(data.train),
-            "validation_images": len(data.validation),
-            "test_images": len(data.test),
-            "training_images_per_class": np.bincount(data.train.labels, minlength=len(data.labels)).tolist(),
-            "bad_images": dict(data.bad_images or {}),
-        }
-
 
 def prepare(
     recipe: Recipe,
@@ -185,3 +170,18 @@ def disk_needs(model: keras.Model) -> tuple[int, int]:
     weights = 4 * model.count_params()
     # A checkpoint has weights, momentum and perhaps averages; then the model, and a margin for the rest.
     return weights * (3 * (KEPT + 2) + 1) + 20_000_000, 3 * weights
+
+
+def describe(data: "DatasetSpec") -> dict[str, Any]:
+    """Returns what a run's recipe.json says about its data set."""
+    return {
+        "name": data.name,
+        "fingerprint": data.fingerprint,
+        "labels": list(data.labels),
+        "image_shape": list(data.image_shape),
+        "training_images": len(data.train),
+        "validation_images": len(data.validation),
+        "test_images": len(data.test),
+        "training_images_per_class": np.bincount(data.train.labels, minlength=len(data.labels)).tolist(),
+        "bad_images": dict(data.bad_images or {}),
+    }

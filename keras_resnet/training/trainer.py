@@ -32,7 +32,7 @@ from keras_resnet.training.fused_normalization import copy_weights
 from keras_resnet.training.recipes import Recipe
 from keras_resnet.training.report import report_if_possible
 from keras_resnet.training.runs import RunDirectory, check_run, default_name, open_run
-from keras_resnet.training.setup import Setup, disk_needs, prepare
+from keras_resnet.training.setup import Setup, describe, disk_needs, prepare
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ def train(
     with open_run(
         run,
         recipe,
-        dataset=setup.describe_data(),
+        dataset=describe(data),
         resume=resume,
         overwrite=overwrite,
         writes=writes,

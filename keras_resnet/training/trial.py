@@ -24,7 +24,7 @@ from keras_resnet.training.callbacks import StopOnLostLoss
 from keras_resnet.training.checkpoints import KEPT, TrainingState, newest_epoch
 from keras_resnet.training.recipes import Recipe
 from keras_resnet.training.runs import RunDirectory, check_free, check_run, check_unchanged, default_name
-from keras_resnet.training.setup import Setup, disk_needs, prepare
+from keras_resnet.training.setup import Setup, describe, disk_needs, prepare
 from keras_resnet.weights.catalog import find_weights
 from keras_resnet.weights.download import cache_directory, matches_digest
 from keras_resnet.weights.loading import is_tag
@@ -129,7 +129,7 @@ def try_training(
     check_could_write(run.path, run_bytes)
     check_free(run)
     is_begun = not overwrite and check_unchanged(
-        run, recipe, dataset=setup.describe_data(), resume=resume, report=report
+        run, recipe, dataset=describe(setup.data), resume=resume, report=report
     )
     done = newest_epoch(run.checkpoints) if is_begun else 0
 
@@ -147,7 +147,7 @@ def try_training(
         recipe=recipe,
         run=run.path,
         complexity=complexity(setup.model),
-        dataset=setup.describe_data(),
+        dataset=describe(setup.data),
         steps=setup.steps,
         epochs_done=done,
         measured_steps=len(trained),

@@ -14,9 +14,9 @@ from keras_resnet.models.registry import get_config
 from keras_resnet.progress import ProgressBar
 from keras_resnet.training.fused_normalization import copy_weights
 from keras_resnet.training.named_recipes import RECIPES
+from keras_resnet.training.networks import create_network
 from keras_resnet.training.recipes import Recipe
 from keras_resnet.training.schedules import Schedule
-from keras_resnet.training.trainer import create_network
 from keras_resnet.weights.pytorch import to_state_dict
 
 torch = pytest.importorskip("torch")

@@ -86,9 +86,7 @@ def losses_at(recipe, rate, steps=40):
     """The training losses of the first steps at a rate that stays."""
     setup = prepare(dataclasses.replace(recipe, learning_rate=rate), create_strategy("auto"), report=silent)
     watch = range_test._Watch(1)
-    batches = range_test.training_batches(
-        setup.data.train, setup.preprocessing, batch_size=recipe.batch_size, seed=0, epochs=3
-    )
+    batches = setup.batches(epochs=3)
     setup.twin.fit(batches, steps_per_epoch=steps, callbacks=[watch], shuffle=False, verbose=0)
     return watch.losses
 

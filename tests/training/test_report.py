@@ -13,6 +13,7 @@ from keras_resnet.artifact import artifact_of
 from keras_resnet.cli import main
 from keras_resnet.cli import train as train_script
 from keras_resnet.data.dataset import DatasetSpec
+from keras_resnet.data.sources import load_source
 from keras_resnet.errors import UserError
 from keras_resnet.evaluation import calibration_bins, evaluate_predictions, predict_split
 from keras_resnet.models.resnet import build_model
@@ -180,9 +181,9 @@ def test_a_report_without_its_data_says_so(run, recipe, capsys):
 
 
 def test_a_report_of_other_data_is_refused(run, recipe, monkeypatch):
-    data = trainer.load_source(recipe.dataset)
+    data = load_source(recipe.dataset)
     changed = DatasetSpec(**{**vars(data), "fingerprint": "0" * 64})
-    monkeypatch.setattr("keras_resnet.training.report.load_source", lambda *a, **k: changed)
+    monkeypatch.setattr("keras_resnet.training.report.load_splits", lambda recipe: changed)
     with pytest.raises(UserError, match="has changed since"):
         rewrite_report(run)
 
@@ -321,6 +322,6 @@ def test_the_command_gives_the_settings_again(based_on, changes, tmp_path):
     python, script, *flags = shlex.split(repeating_command(record))
     assert (python, script) == ("python", "train.py")
     arguments = train_script.build_parser().parse_args(flags)
-    assert train_script._recipe(arguments) == recipe
+    assert train_script._recipe(arguments)[0] == recipe
     assert arguments.name == tmp_path.name
     assert {name: ours for name, (ours, _) in changed_settings(record).items()}.items() >= changes.items()
