@@ -6,7 +6,10 @@ import TensorFlow.
 
 import importlib
 
+from keras_resnet.distribution import choose_kernels
 from keras_resnet.models.registry import FUNCTIONS
+
+choose_kernels()  # TensorFlow decides once, when it is imported
 
 _PUBLIC = {
     "UserError": "keras_resnet.errors",

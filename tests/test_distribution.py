@@ -31,6 +31,24 @@ def test_the_first_of_several_workers_is_the_chief(cluster, kind, number, expect
     assert is_chief(SimpleNamespace(cluster_resolver=resolver)) is expected
 
 
+@pytest.mark.parametrize(
+    ("machine", "flags", "chosen", "expected"),
+    [
+        ("x86_64", {"avx", "avx2"}, None, "1"),
+        ("x86_64", {"avx", "avx2"}, "0", "0"),
+        ("x86_64", {"avx"}, None, None),
+        ("aarch64", {"avx2"}, None, None),
+    ],
+)
+def test_onednn_is_used_where_the_processor_gains_by_it(monkeypatch, machine, flags, chosen, expected):
+    environment = {} if chosen is None else {"TF_ENABLE_ONEDNN_OPTS": chosen}
+    monkeypatch.setattr(distribution.os, "environ", environment)
+    monkeypatch.setattr(distribution.platform, "machine", lambda: machine)
+    monkeypatch.setattr(distribution, "_processor_flags", lambda: flags)
+    distribution.choose_kernels()
+    assert environment.get("TF_ENABLE_ONEDNN_OPTS") == expected
+
+
 @pytest.mark.parametrize(("has_it", "expected"), [(True, "mixed_bfloat16"), (False, "float32")])
 def test_precision_follows_the_processor_where_it_may(monkeypatch, has_it, expected):
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [])
