@@ -8,7 +8,7 @@ SPLITS = ("train", "validation", "test")
 BAD_IMAGES = ("stop", "skip")
 
 # Training
-OPTIMIZERS = ("sgd", "adamw", "lamb", "lion")
+OPTIMIZERS = ("sgd", "adamw", "lamb", "lion", "muon")
 MOMENTUM_FORMS = ("nesterov", "classical")
 DECAY_FORMS = ("l2", "decoupled")
 SCHEDULES = ("cosine", "step", "constant")

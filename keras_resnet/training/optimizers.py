@@ -8,6 +8,7 @@ are left alone (Goyal et al. 2017, arXiv:1706.02677, section 5.3; He et al. 2019
   arXiv:1711.05101).
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,7 +24,7 @@ class _Extended:
     Args:
         rate_factors: (variable, factor of its learning rate); the others have 1.
         clip_factor: The largest norm of a gradient beside that of its weights; None leaves gradients as they are.
-        unclipped: Variables that adaptive clipping leaves alone.
+        head: The last layer's variables, which adaptive clipping and Muon leave alone.
     """
 
     def __init__(
@@ -31,13 +32,13 @@ class _Extended:
         *arguments: Any,
         rate_factors: Sequence[tuple[Any, float]] = (),
         clip_factor: float | None = None,
-        unclipped: Sequence[Any] = (),
+        head: Sequence[Any] = (),
         **options: Any,
     ):
         super().__init__(*arguments, **options)
         self._rate_factors = {self._var_key(variable): factor for variable, factor in rate_factors if factor != 1.0}
         self._clip_factor = clip_factor
-        self._unclipped = {self._var_key(variable) for variable in unclipped}
+        self._head = {self._var_key(variable) for variable in head}
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         factor = self._rate_factors.get(self._var_key(variable), 1.0)
@@ -66,7 +67,7 @@ class _Extended:
             return grads
         return [
             gradient
-            if gradient is None or self._var_key(variable) in self._unclipped
+            if gradient is None or self._var_key(variable) in self._head
             else clip_adaptively(gradient, variable, self._clip_factor)
             for gradient, variable in zip(grads, self._clipped_variables(), strict=True)
         ]
@@ -108,6 +109,39 @@ class Lion(_Extended, keras.optimizers.Lion):
     """Keras' Lion (Chen et al. 2023, arXiv:2302.06675)."""
 
 
+class Muon(_Extended, keras.optimizers.Muon):
+    """Keras' Muon (Jordan et al. 2024; Liu et al. 2025, arXiv:2502.16982) for the kernels of convolutions as well.
+
+    Keras updates only matrices by Muon. Here a convolution's kernel [height, width, in, out] counts as one, its first
+    three axes taken together, as in Jordan et al.'s networks for CIFAR-10. The logits' kernel, scales and biases are
+    updated by AdamW, as the authors advise.
+    """
+
+    def _should_use_adamw(self, variable: Any) -> bool:
+        return len(variable.shape) < 2 or self._var_key(variable) in self._head
+
+    def zeropower_via_newtonschulz5(self, x: Any, steps: int) -> Any:
+        matrix = keras.ops.reshape(x, _matrix_shape(x))
+        return keras.ops.reshape(super().zeropower_via_newtonschulz5(matrix, steps), x.shape)
+
+    def lr_adjust(self, x: Any) -> Any:
+        return x * (math.sqrt(max(_matrix_shape(x))) * self.rms_rate)
+
+    # One decay for both parts, that which `_Extended` sets for the variables at hand.
+    @property
+    def adam_weight_decay(self) -> float | None:
+        return self.weight_decay
+
+    @adam_weight_decay.setter
+    def adam_weight_decay(self, value: float | None) -> None:
+        pass
+
+
+def _matrix_shape(values: Any) -> tuple[int, int]:
+    """The shape of a kernel as a matrix: inputs, outputs."""
+    return math.prod(values.shape[:-1]), values.shape[-1]
+
+
 class L2SGD(SGD):
     """SGD whose gradient includes that of ½·l2·‖w‖² for every variable that decays."""
 
@@ -122,7 +156,6 @@ class L2SGD(SGD):
         super().update_step(gradient, variable, learning_rate)
 
 
-# Muon is not among them: Keras' one leaves everything but matrices to AdamW, and a ResNet has only the logits' kernel.
 ADAPTIVE = {"adamw": AdamW, "lamb": Lamb, "lion": Lion}
 
 
@@ -180,7 +213,7 @@ def create_optimizer(
         learning_rate: A number, or a schedule of updates.
         name: One of `OPTIMIZERS`.
         momentum: The part of the last update that is kept, 0..1; β₁ of the adaptive ones.
-        momentum_form: "nesterov" or "classical", of SGD.
+        momentum_form: "nesterov" or "classical", of SGD and Muon.
         weight_decay: λ, at least 0.
         decay_form: "l2" or "decoupled", of SGD; the others decouple it.
         clip_norm: The norm of all gradients together that they are scaled down to; None leaves them as they are.
@@ -207,7 +240,7 @@ def create_optimizer(
         "global_clipnorm": clip_norm,
         "clip_factor": clip_factor,
         "rate_factors": rate_factors,
-        "unclipped": [v for layer in model.layers if layer.name == "logits" for v in layer.trainable_variables],
+        "head": [v for layer in model.layers if layer.name == "logits" for v in layer.trainable_variables],
     }
     if accumulate > 1:
         options["gradient_accumulation_steps"] = accumulate
@@ -215,6 +248,9 @@ def create_optimizer(
         options |= {"use_ema": True, "ema_momentum": ema_decay}
     if name in ADAPTIVE:
         optimizer = ADAPTIVE[name](beta_1=momentum, weight_decay=weight_decay, **options)
+    elif name == "muon":
+        nesterov = momentum_form == "nesterov"
+        optimizer = Muon(momentum=momentum, nesterov=nesterov, weight_decay=weight_decay, **options)
     else:
         options |= {"momentum": momentum, "nesterov": momentum_form == "nesterov"}
         if weight_decay and decay_form == "l2":

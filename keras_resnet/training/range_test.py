@@ -23,7 +23,7 @@ from keras_resnet.training.recipes import Recipe
 from keras_resnet.training.setup import prepare
 
 # Lowest and highest rate of each optimizer: what is of use lies well inside.
-RANGES = {"sgd": (1e-5, 10.0), "lamb": (1e-5, 10.0), "adamw": (1e-6, 1.0), "lion": (1e-7, 0.1)}
+RANGES = {"sgd": (1e-5, 10.0), "lamb": (1e-5, 10.0), "adamw": (1e-6, 1.0), "muon": (1e-6, 1.0), "lion": (1e-7, 0.1)}
 UPDATES = 200
 PICTURES = (".png", ".svg")
 

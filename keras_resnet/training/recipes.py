@@ -95,8 +95,8 @@ class Recipe:
     warmup_epochs: float | None = _setting(
         None, "epochs of linear warm-up; default: a twentieth of the epochs", kind=float, minimum=0.0
     )
-    momentum: float = _setting(0.9, "momentum; beta_1 of adamw, lamb and lion", minimum=0.0, below=1.0)
-    momentum_form: str = _setting("nesterov", "form of sgd's momentum", choices=MOMENTUM_FORMS)
+    momentum: float = _setting(0.9, "momentum of sgd and muon; beta_1 of adamw, lamb and lion", minimum=0.0, below=1.0)
+    momentum_form: str = _setting("nesterov", "form of sgd's and muon's momentum", choices=MOMENTUM_FORMS)
     weight_decay: float = _setting(5e-4, "weight decay of kernels", minimum=0.0)
     decay_form: str = _setting("l2", "sgd's: in the gradient, or beside it as the others'", choices=DECAY_FORMS)
     loss: str = _setting("cross_entropy", "loss; bce takes each class on its own", choices=LOSSES)
