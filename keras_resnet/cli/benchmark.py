@@ -17,6 +17,7 @@ from keras_resnet.storage import append_rows, read_rows
 VERBS = {
     "input": ("keras_resnet.cli.benchmark:benchmark_input", "the input pipeline beside the training step"),
     "train": ("keras_resnet.cli.benchmark:benchmark_train", "training beside the same network in plain Keras"),
+    "operators": ("keras_resnet.cli.benchmark:benchmark_operators", "where the time of a training step goes"),
     "explain": ("keras_resnet.cli.benchmark:benchmark_explain", "heat maps beside the forward pass and tf-keras-vis"),
     "export": ("keras_resnet.cli.benchmark:benchmark_export", "exported formats beside plain model.export"),
     "budget": ("keras_resnet.cli.benchmark:benchmark_budget", "test accuracy within the same training time"),
@@ -57,6 +58,31 @@ def benchmark_train(argv: Sequence[str] | None = None) -> int:
         )
 
     return _run("train", measure, parser, argv)
+
+
+def benchmark_operators(argv: Sequence[str] | None = None) -> int:
+    """`benchmark.py operators`."""
+    parser = _parser(
+        "operators",
+        "Profiles training steps on a batch in memory and lists the operators, the costliest first. Operators may run "
+        "at the same time, so that together they may take longer than the step.",
+    )
+    parser.add_argument("--model", default="resnet20", help="network, a name of the model table")
+    parser.add_argument("--batch-size", type=script.positive_int, default=128, help="images per step")
+    parser.add_argument("--image-size", type=script.positive_int, help="side of the images; default: the network's")
+    parser.add_argument("--steps", type=script.positive_int, default=5, help="steps that are profiled")
+    parser.add_argument("--precision", default="float32", help="precision of the training")
+
+    def measure(arguments: argparse.Namespace) -> Rows:
+        get_config(arguments.model)
+        _require_tensorflow()
+        from keras_resnet.benchmarks.operators import benchmark_operators
+        from keras_resnet.training.recipes import Recipe
+
+        recipe = Recipe(model=arguments.model, batch_size=arguments.batch_size, precision=arguments.precision)
+        return benchmark_operators(recipe, image_size=arguments.image_size, steps=arguments.steps)
+
+    return _run("operators", measure, parser, argv)
 
 
 def benchmark_input(argv: Sequence[str] | None = None) -> int:

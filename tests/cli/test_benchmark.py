@@ -188,3 +188,18 @@ def test_augmentations_are_measured_beside_the_bare_work(capsys):
         assert row["share"] > 0
     assert benchmark.main(["input", "--augmentation", "flp"]) == 2
     assert "'flip'" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_step_is_taken_apart_into_its_operators(capsys):
+    argv = ["--model", "resnet8", "--batch-size", "8", "--image-size", "16", "--steps", "2", "--json"]
+    assert benchmark.main(["operators", *argv]) == 0
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    calls = {row["operator"]: row["calls"] for row in rows}
+    # ResNet-8 has seven 3×3 convolutions; the first one's input needs no gradient.
+    assert {name: calls[name] for name in calls if name.endswith(("Conv2DBackpropFilter", "Conv2DBackpropInput"))} in (
+        {"Conv2DBackpropFilter": 7, "Conv2DBackpropInput": 6},
+        {"_MklNativeConv2DBackpropFilter": 7, "_MklNativeConv2DBackpropInput": 6},
+    )
+    assert sum(row["share"] for row in rows) == pytest.approx(1, abs=1e-3 * len(rows))  # each is rounded
+    assert [row["share"] for row in rows[:-1]] == sorted((row["share"] for row in rows[:-1]), reverse=True)
