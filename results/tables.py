@@ -32,6 +32,18 @@ HEADLINE_BLOCK = re.compile(r"(<!-- headlines -->\n).*?(<!-- end headlines -->)"
 HEADLINES = (
     ("Handwritten digits, ResNet-8, test accuracy", "{test_accuracy:.2%}", "digits.csv", {}),
     (
+        "CIFAR-10 from 60,000 JPEG files, ResNet-20, test accuracy after 15 minutes",
+        "{test_accuracy:.2%}",
+        "benchmark_budget.csv",
+        {"contestant": "fast_cifar", "mark_seconds": "900"},
+    ),
+    (
+        "The same by PyTorch and He et al.'s recipe",
+        "{test_accuracy:.2%}",
+        "benchmark_budget.csv",
+        {"contestant": "pytorch", "mark_seconds": "900"},
+    ),
+    (
         "ResNet-20, training beside plain `model.fit`",
         "{ratio:.2f} ×",
         "benchmark_train.csv",
