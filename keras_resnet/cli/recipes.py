@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from keras_resnet.cli import script
-from keras_resnet.training.named_recipes import RECIPES, get_named_recipe
+from keras_resnet.training.named_recipes import DEFAULT_RECIPE, RECIPES, get_named_recipe
 from keras_resnet.training.recipes import Recipe
 
 # Of a checkout; an installed package has no such folder, and shows no measured values.
@@ -72,15 +72,24 @@ def settings_table(recipe: Recipe) -> list[str]:
 
 
 def _measured(name: str) -> list[dict[str, str]]:
-    """The rows of results/ in a checkout whose command trained by this recipe."""
-    found = []
+    """The rows of results/ in a checkout that were trained by this recipe; of several marks in time the last one."""
+    found = {}
     for path in sorted(RESULTS.glob("*.csv")):
         with open(path, encoding="utf-8", newline="") as file:
             for row in csv.DictReader(file):
-                words = shlex.split(row.get("command") or "")
-                if row.get("test_accuracy") and name in _values_of(words, "--recipe"):
-                    found.append(row)
-    return found
+                if row.get("test_accuracy") and _recipe_of(row) == name:
+                    # A later mark of the same training replaces the one before it.
+                    marks = row.get("mark_seconds")
+                    found[path.name, row["dataset"], row["model"], row["seed"], None if marks else len(found)] = row
+    return list(found.values())
+
+
+def _recipe_of(row: dict[str, str]) -> str | None:
+    """The name of the recipe that a row's training went by."""
+    words = shlex.split(row.get("command") or "")
+    if "train.py" in words:
+        return next(iter(_values_of(words, "--recipe")), DEFAULT_RECIPE)
+    return row.get("contestant")
 
 
 def _values_of(words: list[str], flag: str) -> list[str]:

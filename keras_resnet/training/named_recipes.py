@@ -61,8 +61,9 @@ _STRIKES_BACK = {
     "decay_form": "decoupled",
 }
 _STRIKES_BACK_DIFFERENCES = "mixed targets above 0.2 count as 1; half-precision and its batches are left to --precision"
+DEFAULT_RECIPE = "quick"
 RECIPES: dict[str, NamedRecipe] = {
-    "quick": NamedRecipe(differences="the defaults of train.py"),
+    DEFAULT_RECIPE: NamedRecipe(differences="the defaults of train.py"),
     "he2015": NamedRecipe(
         {**_CIFAR, "model": "resnet20", "epochs": 182, "warmup_epochs": 0.0, "momentum_form": "classical"},
         "He et al. 2015, arXiv:1512.03385, section 4.2 (CIFAR-10)",

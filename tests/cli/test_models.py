@@ -64,10 +64,22 @@ def test_a_recipe_shows_what_was_measured_with_it(tmp_path, monkeypatch, capsys)
         row = {"command": command, **columns, "test_accuracy": accuracy, "date": "2026-11-25"}
         append_row(tmp_path / "a.csv", row)
     append_row(tmp_path / "b.csv", {"method": "gradcam"})
+    for mark, accuracy in (("60", "0.5"), ("120", "0.6")):
+        command = "python benchmark.py budget --contestants wrn pytorch"
+        row = {"command": command, **columns, "contestant": "wrn", "mark_seconds": mark, "test_accuracy": accuracy}
+        append_row(tmp_path / "c.csv", {**row, "date": "2026-11-26"})
+        append_row(tmp_path / "c.csv", {**row, "contestant": "pytorch", "date": "2026-11-26"})
+    for seed in "01":
+        append_row(tmp_path / "d.csv", {"command": "python train.py", **columns, "seed": seed, "date": "2026-11-27"})
     monkeypatch.setattr(recipes, "RESULTS", tmp_path)
     assert keras_resnet.main(["recipes", "wrn"]) == 0
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("measured")]
-    assert lines == ["measured: 95.10% test accuracy on d, m, 9 epochs, seed 0 (h, 2026-11-25)"]
+    assert lines == [
+        "measured: 95.10% test accuracy on d, m, 9 epochs, seed 0 (h, 2026-11-25)",
+        "measured: 60.00% test accuracy on d, m, 9 epochs, seed 0 (h, 2026-11-26)",  # at the end of its time
+    ]
+    assert keras_resnet.main(["recipes", "quick", "--json"]) == 0  # what train.py goes by where none is named
+    assert [row["seed"] for row in json.loads(capsys.readouterr().out)["measured"]] == ["0", "1"]
     monkeypatch.setattr(recipes, "RESULTS", tmp_path / "absent")
     assert keras_resnet.main(["recipes", "wrn", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["measured"] == []
