@@ -1,8 +1,7 @@
 """Networks by name, with or without published weights, and functions with keras.applications' arguments."""
 
 import os
-from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import keras
 
@@ -34,13 +33,34 @@ Raises:
 """
 
 
+class Application(Protocol):
+    """A function with the arguments of keras.applications; `DOCSTRING` describes them."""
+
+    def __call__(
+        self,
+        include_top: bool = True,
+        weights: str | os.PathLike[str] | None = "imagenet",
+        input_tensor: Any = None,
+        input_shape: tuple[int | None, int | None, int] | None = None,
+        pooling: str | None = None,
+        classes: int = 1000,
+        classifier_activation: str | None = "softmax",
+        name: str | None = None,
+    ) -> keras.Model: ...
+
+
+if TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Application: ...  # the functions of the table, which exist when the module is loaded
+
+
 def create_model(
     name: str,
     *,
     num_classes: int | None = None,
     input_shape: tuple[int | None, int | None, int] | None = None,
     weights: str | os.PathLike[str] | None = None,
-    **options,
+    **options: Any,
 ) -> keras.Model:
     """Creates a registered network.
 
@@ -80,17 +100,17 @@ def _create(network: str, weights: str | os.PathLike[str] | None, options: dict[
     return load_weights(model, weights if published is None else published)
 
 
-def _application(function: str, model: str) -> Callable[..., keras.Model]:
+def _application(function: str, model: str) -> Application:
     def create(
-        include_top=True,
-        weights="imagenet",
-        input_tensor=None,
-        input_shape=None,
-        pooling=None,
-        classes=1000,
-        classifier_activation="softmax",
-        name=None,
-    ):
+        include_top: bool = True,
+        weights: str | os.PathLike[str] | None = "imagenet",
+        input_tensor: Any = None,
+        input_shape: tuple[int | None, int | None, int] | None = None,
+        pooling: str | None = None,
+        classes: int = 1000,
+        classifier_activation: str | None = "softmax",
+        name: str | None = None,
+    ) -> keras.Model:
         if not include_top and input_shape is None and input_tensor is None:
             input_shape = (None, None, 3)
         options = {

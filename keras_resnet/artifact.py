@@ -228,6 +228,7 @@ def _keras_application(text: str) -> Artifact:
     if weights and not Path(weights).is_file():
         raise UserError(f"There is no weights file {weights}.")
     model = getattr(keras.applications, name)(weights=weights or None)
+    mean: tuple[float, ...]
     if name.endswith("V2"):
         mean, std, order = (0.5,) * 3, (0.5,) * 3, "rgb"
     else:  # "caffe": BGR, the mean subtracted, no scaling

@@ -24,7 +24,7 @@ def choose_kernels() -> None:
     TensorFlow by itself does so only where there are instructions for neural networks (AVX-512 VNNI and later); without
     them ResNet-20 trained 1.8 times as fast with oneDNN as without. Must come before TensorFlow is imported.
     """
-    if platform.machine() in ("x86_64", "AMD64") and "avx2" in _processor_flags():
+    if processor_has_avx2():
         os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 
@@ -132,6 +132,11 @@ def keras_precision(precision: str) -> str:
     generations = [gpu.get("compute_capability", (0, 0)) for gpu in details]
     has_bfloat16 = min(generations) >= (8, 0) if generations else processor_has_bfloat16()
     return "mixed_bfloat16" if has_bfloat16 else "float32"
+
+
+def processor_has_avx2() -> bool:
+    """Whether this is an x86 processor with AVX2."""
+    return platform.machine() in ("x86_64", "AMD64") and "avx2" in _processor_flags()
 
 
 def processor_has_bfloat16() -> bool:

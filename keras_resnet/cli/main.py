@@ -21,6 +21,7 @@ VERBS = {
         "training images as an augmentation changes them, as a picture",
     ),
     "benchmark": ("keras_resnet.cli.benchmark:main", "images per second of input and training"),
+    "doctor": ("keras_resnet.cli.doctor:main", "whether training works on this machine, and what to do where not"),
 }
 
 

@@ -1,8 +1,8 @@
 """What all scripts share: one-line errors, exit codes, and flags that suggest the closest name.
 
-Exit codes: 0 done; 2 something the user can mend (also a loss that is no longer a number, and a prediction with files
-that could not be read); 130 interrupted by Ctrl-C; 143 ended by SIGTERM. Anything else is our mistake and shows its
-traceback.
+Exit codes: 0 done; 1 the doctor's where training does not work; 2 something the user can mend (also a loss that is no
+longer a number, and a prediction with files that could not be read); 130 interrupted by Ctrl-C; 143 ended by SIGTERM.
+Anything else is our mistake and shows its traceback.
 """
 
 import argparse
@@ -16,7 +16,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 from keras_resnet.errors import UserError, unknown_name
-from keras_resnet.progress import close_bars
 
 
 class Terminated(KeyboardInterrupt):
@@ -102,7 +101,7 @@ def run(command: Callable[[argparse.Namespace], int | None], parser: Parser, arg
     try:
         return command(parser.parse_args(argv)) or 0
     except UserError as error:
-        close_bars()
+        _close_bars()
         print(f"error: {error}", file=sys.stderr)
         return 2
     except ModuleNotFoundError as error:
@@ -118,14 +117,14 @@ def run(command: Callable[[argparse.Namespace], int | None], parser: Parser, arg
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except KeyboardInterrupt as interrupt:
-        close_bars()
+        _close_bars()
         print(f"\n{str(interrupt) or 'Interrupted.'}", file=sys.stderr)
         return 143 if isinstance(interrupt, Terminated) else 130
     except Exception:
         # A library may turn the interrupt that it met in a callback into an error of its own.
         if interrupts.received is None:
             raise
-        close_bars()
+        _close_bars()
         print("\nInterrupted.", file=sys.stderr)
         return 128 + interrupts.received
     finally:
@@ -165,6 +164,13 @@ def check_data_set(name: str) -> None:
 
     if name.partition(":")[0] not in SOURCES:
         load_source(name)
+
+
+def _close_bars() -> None:
+    if "tqdm" in sys.modules:  # else there are none, and it may not be installed
+        from keras_resnet.progress import close_bars
+
+        close_bars()
 
 
 class _Interrupts:

@@ -121,14 +121,15 @@ def _load_digits(argument: str, *, name: str, image_size: int | None, **_: Any) 
     bilinear = Image.Resampling.BILINEAR
     images = np.stack([np.asarray(Image.fromarray(image).resize((32, 32), bilinear)) for image in scaled])
     images, labels = images[..., np.newaxis], digits.target.astype(np.int32)
-    rest, test = hold_out(labels, 0.2)
+    rest, last = hold_out(labels, 0.2)
     kept, held_out = hold_out(labels[rest], 0.125)  # an eighth of the 80 % left is 10 % of all
-    train, validation = rest[kept], rest[held_out]
-    splits = [ArraySplit(images[chosen], labels[chosen]) for chosen in (train, validation, test)]
-    mean, std = channel_statistics(splits[0].images)
+    parts = (rest[kept], rest[held_out], last)
+    train, validation, test = (ArraySplit(images[chosen], labels[chosen]) for chosen in parts)
+    mean, std = channel_statistics(train.images)
     names = tuple(str(number) for number in range(10))
     side = image_size or 32
-    return DatasetSpec(name, names, (side, side, 1), *splits, "none", mean, std, arrays_fingerprint(names, *splits))
+    fingerprint = arrays_fingerprint(names, train, validation, test)
+    return DatasetSpec(name, names, (side, side, 1), train, validation, test, "none", mean, std, fingerprint)
 
 
 def _load_shapes(
@@ -156,7 +157,7 @@ def _load_shapes(
     except ValueError:
         raise UserError(f"plant_fraction must be a number in 0..1, got {plant_fraction!r}.") from None
     held_out = max(len(SHAPES), count // 5)
-    splits = [
+    train, validation, test = (
         ArraySplit(
             *draw_shapes(
                 number,
@@ -169,11 +170,10 @@ def _load_shapes(
             )
         )
         for stream, number in enumerate((count, held_out, held_out))
-    ]
-    mean, std = channel_statistics(splits[0].images)
-    return DatasetSpec(
-        name, SHAPES, (side, side, 3), *splits, "crop_flip", mean, std, arrays_fingerprint(SHAPES, *splits)
     )
+    mean, std = channel_statistics(train.images)
+    fingerprint = arrays_fingerprint(SHAPES, train, validation, test)
+    return DatasetSpec(name, SHAPES, (side, side, 3), train, validation, test, "crop_flip", mean, std, fingerprint)
 
 
 def _load_folder(argument: str, *, name: str, image_size: int | None, bad_images: str, **_: Any) -> DatasetSpec:

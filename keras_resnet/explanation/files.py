@@ -85,7 +85,8 @@ def explain_files(
     Raises:
         UserError: An unknown name, or a file cannot be written.
     """
-    folder, taken = Path(folder), set()
+    folder = Path(folder)
+    taken: set[str] = set()
     progress = progress or ProgressBar(show=False)
     sheet: list[tuple[np.ndarray, list[np.ndarray], str]] = []
     for batch in read_batches(paths, artifact, batch_size):

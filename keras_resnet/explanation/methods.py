@@ -14,6 +14,7 @@ import tensorflow as tf
 from keras import layers
 
 from keras_resnet.choices import COMBINATIONS, SMOOTHINGS
+from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.errors import UserError, unknown_name
 from keras_resnet.explanation import baselines, gradient, keras_vis, perturbation
 from keras_resnet.explanation.classifier import FEATURES, Classifier, prepare, resolve_targets
@@ -78,7 +79,7 @@ def explain(
     method: str = "gradcam",
     layer: str | Sequence[str] = FEATURES,
     *,
-    preprocessing=None,
+    preprocessing: Preprocessing | None = None,
     smooth: str = "none",
     combine: str = "mean",
     batch_size: int = 32,
@@ -176,7 +177,7 @@ def maximize_activation(
     model: keras.Model,
     target: int | str,
     *,
-    preprocessing=None,
+    preprocessing: Preprocessing | None = None,
     steps: int = 100,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,

@@ -85,7 +85,7 @@ def score_methods(
     sanity_images: int = 16,
     seed: int = 0,
     show_progress: bool = False,
-    **options,
+    **options: Any,
 ) -> list[MethodScore]:
     """Scores methods on the same images, always beside the two baselines.
 

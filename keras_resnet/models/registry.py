@@ -4,6 +4,7 @@ A new variant is a new row. Nothing here imports Keras, so names resolve and com
 """
 
 import fnmatch
+from typing import Any
 
 from keras_resnet.errors import unknown_name
 from keras_resnet.models.config import ResNetConfig
@@ -109,7 +110,7 @@ def _imagenet(name: str, paper: str, group: str, depth: int, **fields) -> ResNet
     )
 
 
-def _cifar(name: str, paper: str, group: str, blocks: int, width: int = 16, **fields) -> ResNetConfig:
+def _cifar(name: str, paper: str, group: str, blocks: int, width: int = 16, **fields: Any) -> ResNetConfig:
     return ResNetConfig(
         **{
             "name": name,
@@ -132,7 +133,7 @@ def _rows() -> list[ResNetConfig]:
         rows.append(_cifar(f"resnet{depth}", HE_2015, "CIFAR v1", blocks, shortcut="pad"))
         rows.append(_cifar(f"resnet{depth}_b", HE_2015, "CIFAR v1", blocks))
 
-    pre = {"activation_order": "pre", "stem_norm": False}
+    pre: dict[str, Any] = {"activation_order": "pre", "stem_norm": False}
     for depth in (20, 56, 110):
         blocks = (depth - 2) // 6
         rows.append(_cifar(f"resnetv2_{depth}", HE_2016, "CIFAR v2", blocks, shortcut="pad", **pre))

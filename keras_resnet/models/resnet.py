@@ -10,6 +10,8 @@
 References are in `config.py`.
 """
 
+from typing import Any
+
 import keras
 from keras import layers
 
@@ -35,7 +37,7 @@ def build_model(
     *,
     num_classes: int | None = None,
     input_shape: tuple[int | None, int | None, int] | None = None,
-    input_tensor=None,
+    input_tensor: Any = None,
     include_top: bool = True,
     pooling: str | None = None,
     classifier_activation: str | None = None,

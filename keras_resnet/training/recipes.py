@@ -200,7 +200,7 @@ def _checked(field: dataclasses.Field, value: Any) -> Any:
         # Files have types: a number in quotes is text, and text may look like a number.
         advice = " Write it in quotes." if kind is str else " Leave out the quotes." if _is_number(value) else ""
         raise UserError(f"{name} must be {expected}, got {value!r}.{advice}")
-    if kind is float and not math.isfinite(value):
+    if isinstance(value, float) and not math.isfinite(value):
         raise UserError(f"{name} must be finite, got {value}.")
     if "choices" in rules and value not in rules["choices"]:
         raise unknown_name(name, value, rules["choices"])

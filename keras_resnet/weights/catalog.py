@@ -109,11 +109,11 @@ def _entries() -> list[PublishedWeights]:
         origin = ("keras:imagenet", url, f"md5:{md5}", APACHE)
         images = (224, 0.875, "bilinear", HALF if stem.endswith("v2") else CAFFE)
         entries.append(PublishedWeights(model, *origin, *images, top1, top5, "keras.io/api/applications"))
-    for model, file, top1 in AKAMASTER_TABLE:
+    for model, file, accuracy in AKAMASTER_TABLE:
         origin = ("akamaster:cifar10", AKAMASTER + file, _digest_in(file), "BSD-2-Clause")
         images = (32, 1.0, "bilinear", IMAGENET)
-        published = (top1, None, "github.com/akamaster/pytorch_resnet_cifar10, README")
-        entries.append(PublishedWeights(model, *origin, *images, *published, CIFAR10_LABELS))
+        reported = (accuracy, None, "github.com/akamaster/pytorch_resnet_cifar10, README")
+        entries.append(PublishedWeights(model, *origin, *images, *reported, CIFAR10_LABELS))
     for model, name, base, file, size, crop, interpolation, normalization, licence, top1, top5 in TIMM_TABLE:
         origin = (f"timm:{name}", base + file, _digest_in(file), licence)
         images = (size, crop, interpolation, normalization)

@@ -121,11 +121,12 @@ def read_source(source: Any, *, model_name: str) -> ReadWeights:
         return ReadWeights("the state dict", "pytorch", torch_files.state_dict_arrays(source, source="The state dict"))
     if not isinstance(source, str | os.PathLike | PublishedWeights):
         raise UserError(f"Weights come from a file, a tag, a state dict or a Keras model, got {type(source).__name__}.")
-    if is_tag(source):
+    if not isinstance(source, PublishedWeights) and is_tag(source):
         source = find_weights(model_name, str(source))
+    published: PublishedWeights | None = None
     if isinstance(source, PublishedWeights):
         published = source
-        path = fetch(published)
+        path = fetch(source)
     else:
         path = _file_of(source)
         published = _recognised(path)

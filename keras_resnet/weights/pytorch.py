@@ -99,7 +99,8 @@ def translate(
         )
     variables = variables_by_name(model)
     tensors = {name: Tensor(key, from_torch(state[key], _rank(variables, name))) for name, key in found.items()}
-    ignored, left_over = [], []
+    ignored: list[str] = []
+    left_over: list[str] = []
     used = set(found.values())
     beyond = tuple(f"{module}." for module in _modules_beyond(model, naming))
     for key in state:
@@ -189,7 +190,9 @@ def _module(layer: str, naming: Naming, pooled: bool, deep: bool) -> str:
         # A deep stem is a sequence conv, norm, activation, conv, …; the article's second convolution stands alone.
         position = 3 * (int(stem[2]) - 1) + (stem[1] == "norm")
         return f"{naming.stem_conv}.{position}" if deep else f"conv{stem[2]}"
-    stage, block, part = re.fullmatch(r"stage(\d+)_block(\d+)_(\w+)", layer).groups()
+    place = re.fullmatch(r"stage(\d+)_block(\d+)_(\w+)", layer)
+    assert place, layer  # the contract of `models.resnet`
+    stage, block, part = place.groups()
     # timm's -D networks keep the pool's place in the sequence even where there is no pool.
     index = 1 if pooled else 0
     parts = {
