@@ -18,6 +18,7 @@ _PUBLIC = {
     "build_model": "keras_resnet.models.resnet",
     "freeze": "keras_resnet.models.resnet",
     "deep_graphs": "keras_resnet.models.deep_graphs",
+    "WeightStandardizedConv2D": "keras_resnet.models.standardized",
     "create_model": "keras_resnet.applications",
     "fold_batch_norms": "keras_resnet.graphs.folding",
     "Recipe": "keras_resnet.training.recipes",

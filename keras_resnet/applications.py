@@ -1,11 +1,14 @@
 """Networks by name, with or without published weights, and functions with keras.applications' arguments."""
 
+import dataclasses
+import inspect
 import os
 from typing import TYPE_CHECKING, Any, Protocol
 
 import keras
 
-from keras_resnet.errors import UserError
+from keras_resnet.errors import UserError, unknown_name
+from keras_resnet.models.config import ResNetConfig
 from keras_resnet.models.registry import FUNCTIONS, get_config
 from keras_resnet.models.resnet import build_model
 from keras_resnet.weights.catalog import find_weights
@@ -55,23 +58,24 @@ if TYPE_CHECKING:
 
 
 def create_model(
-    name: str,
+    name: str | ResNetConfig,
     *,
     num_classes: int | None = None,
     input_shape: tuple[int | None, int | None, int] | None = None,
     weights: str | os.PathLike[str] | None = None,
     **options: Any,
 ) -> keras.Model:
-    """Creates a registered network.
+    """Creates a registered network, one that differs from it, or one of your own.
 
     Args:
-        name: Registry name, see `list_models`.
+        name: Registry name, see `list_models`, or a configuration.
         num_classes: Width of the logits; default: the published one (1,000 for ImageNet networks, 10 for CIFAR's).
         input_shape: (height, width, channels); default: the size that the weights are published for, else the
             network's.
         weights: None for random initialisation, a tag of the catalogue ("torchvision:IMAGENET1K_V2"), "imagenet" for
             the network's default entry, or a path to a file, see `keras_resnet.weights.loading.load_weights`.
-        **options: See `keras_resnet.models.resnet.build_model`.
+        **options: See `keras_resnet.models.resnet.build_model`; and fields of `ResNetConfig` that shall differ from the
+            network's, for example `attention="eca", stem="tiered"`.
 
     Returns:
         A model from float (batch, height, width, channels), normalised, to float32 logits (batch, num_classes).
@@ -80,14 +84,26 @@ def create_model(
     Raises:
         UserError: For an unknown name, option or weights, or an input that the network cannot take.
     """
-    return _create(name, weights, {"num_classes": num_classes, "input_shape": input_shape, **options})
+    config = name if isinstance(name, ResNetConfig) else get_config(name)
+    config, options = _changed(config, options)
+    return _create(config, weights, {"num_classes": num_classes, "input_shape": input_shape, **options})
 
 
-def _create(network: str, weights: str | os.PathLike[str] | None, options: dict[str, Any]) -> keras.Model:
-    config = get_config(network)
+def _changed(config: ResNetConfig, options: dict[str, Any]) -> tuple[ResNetConfig, dict[str, Any]]:
+    """Divides options into those that change the configuration, which is returned changed, and the builder's."""
+    fields = {field.name for field in dataclasses.fields(ResNetConfig)}
+    of_builder = set(inspect.signature(build_model).parameters) - {"config"}
+    for key in options:
+        if key not in of_builder | fields:
+            raise unknown_name("option or ResNetConfig field", key, of_builder | fields)
+    changes = {key: value for key, value in options.items() if key not in of_builder}
+    return config.replace(**changes), {key: value for key, value in options.items() if key in of_builder}
+
+
+def _create(config: ResNetConfig, weights: str | os.PathLike[str] | None, options: dict[str, Any]) -> keras.Model:
     if weights is None:
         return build_model(config, **options)
-    published = find_weights(network, str(weights)) if is_tag(weights) else None
+    published = find_weights(config.name, str(weights)) if is_tag(weights) else None
     if published is None and not os.path.exists(weights):
         raise UserError(
             f"Weights are None, 'imagenet', a tag like 'torchvision:IMAGENET1K_V2', or a file. There is no file "
@@ -122,7 +138,7 @@ def _application(function: str, model: str) -> Application:
             "classifier_activation": classifier_activation,
             "name": name,
         }
-        return _create(model, weights, options)
+        return _create(get_config(model), weights, options)
 
     create.__name__ = create.__qualname__ = function
     create.__doc__ = DOCSTRING.format(model=model)

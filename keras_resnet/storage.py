@@ -301,14 +301,12 @@ def load_model(path: str | os.PathLike[str]) -> "tuple[keras.Model, Preprocessin
     Raises:
         UserError: There is no such file, it is not a .keras file, or its preprocessing does not fit the model.
     """
-    import keras
+    from keras_resnet.models.files import read_keras_file
 
     path = Path(path)
     preprocessing = read_preprocessing(path)
     try:
-        # safe_mode refuses Lambda layers, whose code would run on loading.
-        with deep_graphs():
-            model = keras.saving.load_model(path, compile=False, safe_mode=True)
+        model = read_keras_file(path)
     except Exception as error:  # zipfile, zlib, h5py and Keras each have their own kind
         raise _not_complete(path, error) from None
     if preprocessing is None:

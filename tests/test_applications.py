@@ -9,7 +9,7 @@ import pytest
 import keras_resnet
 from keras_resnet import applications
 from keras_resnet.errors import UserError
-from keras_resnet.models.registry import REGISTRY
+from keras_resnet.models.registry import REGISTRY, get_config
 
 
 @pytest.mark.parametrize("name", ["ResNet50", "ResNet101", "ResNet152", "ResNet50V2", "ResNet101V2", "ResNet152V2"])
@@ -63,3 +63,29 @@ def test_weights_that_are_none_of_the_kinds_are_refused(tmp_path):
         keras_resnet.create_model("resnet18", weights=tmp_path / "w.txt", input_shape=(64, 64, 3))
     with pytest.raises(UserError, match="Unknown weights for 'resnet18'"):
         keras_resnet.create_model("resnet18", weights="torchvision:IMAGENET1K_V9")
+
+
+def test_a_network_can_be_made_of_a_configuration_or_differ_from_a_row_in_fields():
+    config = get_config("resnet8").replace(name="mine", attention="eca")
+    model = keras_resnet.create_model(config, num_classes=3)
+    assert (model.name, model.output_shape) == ("mine", (None, 3))
+    changed = keras_resnet.create_model("resnet8", num_classes=3, attention="eca", last_gamma="zeros")
+    assert [layer.name for layer in changed.layers] == [layer.name for layer in model.layers]
+    tiered = keras_resnet.create_model("resnet18", depths=(1, 1, 1, 1), stem="tiered", input_shape=(64, 64, 3))
+    assert tiered.get_layer("stem_conv1").filters == 24
+    own = keras_resnet.ResNetConfig(name="own", block="basic", depths=(1, 1), widths=(8, 16), strides=(1, 2))
+    assert keras_resnet.create_model(own, input_shape=(32, 32, 3), num_classes=2).output_shape == (None, 2)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"atention": "eca"}, "Unknown option or ResNetConfig field 'atention'. Closest: 'attention'"),
+        ({"output_strid": 8}, "Closest: 'output_stride'"),
+        ({"attention": "ecaa"}, "Unknown attention 'ecaa'. Closest: 'eca'"),
+        ({"config": "resnet18"}, "Unknown option"),
+    ],
+)
+def test_fields_and_options_that_do_not_exist_are_refused_with_the_closest(options, message):
+    with pytest.raises(UserError, match=message):
+        keras_resnet.create_model("resnet8", **options)

@@ -30,10 +30,9 @@ def command(args: argparse.Namespace) -> int:
     if not path.parent.is_dir():
         raise UserError(f"The picture's folder must exist, got {path}: make {path.parent} first.")
 
-    from keras_resnet.models.complexity import complexity
+    from keras_resnet.models.complexity import complexity_of
     from keras_resnet.models.diagram import draw_network
-    from keras_resnet.models.resnet import build_model
 
-    draw_network(config, complexity(build_model(config)), path)
+    draw_network(config, complexity_of(config), path)
     print(path)
     return 0

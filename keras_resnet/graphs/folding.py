@@ -16,6 +16,7 @@ import numpy as np
 from keras import layers
 
 from keras_resnet.graphs.rewriting import Graph, copy_layer, functional, rewrite
+from keras_resnet.models.standardized import WeightStandardizedConv2D, plain_layer, plain_weights
 
 _CONVOLUTIONS = (layers.Conv1D, layers.Conv2D, layers.Conv3D)
 _DEPTHWISE = (layers.DepthwiseConv1D, layers.DepthwiseConv2D)
@@ -34,6 +35,8 @@ def fold_batch_norms(model: keras.Model) -> keras.Model:
     Where channels of zeros are padded behind it, both become one convolution whose kernel moves channels: in a network
     of a sixth of a millisecond each operator counts.
 
+    A convolution with weight standardisation becomes a plain one with the standardised kernel.
+
     Args:
         model: A functional or Sequential model; models nested in it are rewritten as well. It is left as it is.
 
@@ -50,8 +53,11 @@ def fold_batch_norms(model: keras.Model) -> keras.Model:
     def clone(layer):
         if layer in plan.folded:
             return layer  # never called: `call` hands its input on
-        if layer in plan.affine:
-            return type(layer).from_config({**layer.get_config(), "use_bias": True})
+        changes = {"use_bias": True} if layer in plan.affine else {}
+        if isinstance(layer, WeightStandardizedConv2D):
+            return plain_layer(layer, **changes)
+        if changes:
+            return type(layer).from_config({**layer.get_config(), **changes})
         if isinstance(layer, keras.Model):
             return fold_batch_norms(layer)
         if layer in plan.paddings:
@@ -69,7 +75,7 @@ def fold_batch_norms(model: keras.Model) -> keras.Model:
                 [np.pad(np.eye(old.output.shape[-1]), ((0, 0), plan.paddings[old]))[np.newaxis, np.newaxis]]
             )
         elif old not in plan.folded and not isinstance(old, keras.Model) and not _only_strides(old):
-            new.set_weights(old.get_weights())
+            new.set_weights(_weights(old))
 
     return rewrite(model, clone, call=call, set_weights=set_weights)
 
@@ -83,7 +89,7 @@ class _Affine:
 
     def folded_weights(self, layer) -> list[np.ndarray]:
         """Kernel and bias of the layer with these maps applied; computed in double precision."""
-        weights = [w.astype(np.float64) for w in layer.get_weights()]
+        weights = [w.astype(np.float64) for w in _weights(layer)]
         kernel = weights[0]
         bias = weights[1] if layer.use_bias else np.zeros(_out_channels(layer, kernel))
         for scale, shift in self.before:
@@ -193,6 +199,10 @@ def _strided_convolution(pool, filters: int):
         dtype=pool.dtype_policy,
         name=pool.name,
     )
+
+
+def _weights(layer) -> list[np.ndarray]:
+    return plain_weights(layer) if isinstance(layer, WeightStandardizedConv2D) else layer.get_weights()
 
 
 def _is_channels_last(layer) -> bool:

@@ -1,155 +1,45 @@
-"""Residual blocks: basic and bottleneck, post- and pre-activation; shortcuts A, B and D; channel attention.
+"""Residual blocks: basic and bottleneck, post- and pre-activation; their shortcuts and channel attention.
 
-Every function takes a tensor of the functional graph, float (batch, height, width, channels), and returns one. Data is
-channels-last on every backend. References are in `config.py`.
+Every function takes a tensor of the functional graph, float (batch, height, width, channels), and returns one.
+References are in `config.py`.
 """
 
 import math
-from dataclasses import dataclass
-from typing import NamedTuple
 
-import keras
 from keras import layers
 
 from keras_resnet.errors import UserError
 from keras_resnet.models.config import ResNetConfig
-
-NHWC = {"data_format": "channels_last"}
-# He 2015b, "Delving Deep into Rectifiers" (arXiv:1502.01852): keeps the variance of gradients; PyTorch's too.
-KERNEL_INITIALIZER = {"scale": 2.0, "mode": "fan_out", "distribution": "untruncated_normal"}
-
-
-@dataclass(frozen=True)
-class BlockPlace:
-    """Where a block stands and what that asks of it.
-
-    Attributes:
-        name: Prefix of its layers' names, for example "stage3_block2".
-        width: Base width of its stage.
-        out_channels: Channels that leave it.
-        stride: Its stride.
-        dilation: Dilation of its spatial convolutions.
-        first_dilation: Dilation of the convolution that would have strided.
-        project: Whether its shortcut is not the identity.
-        drop_path_rate: Chance with which a training example skips its residual branch.
-        inner_drop_rate: Dropout between its convolutions (Zagoruyko 2016).
-    """
-
-    name: str
-    width: int
-    out_channels: int
-    stride: int = 1
-    dilation: int = 1
-    first_dilation: int = 1
-    project: bool = False
-    drop_path_rate: float = 0.0
-    inner_drop_rate: float = 0.0
-
-
-def conv2d(
-    x,
-    filters: int,
-    kernel_size: int,
-    *,
-    name: str,
-    stride: int = 1,
-    dilation: int = 1,
-    groups: int = 1,
-    use_bias: bool = False,
-    padding: str = "symmetric",
-):
-    """A convolution, padded so that at stride 1 the map keeps its size.
-
-    With "symmetric" padding a strided kernel gets the same border on both sides, as in Caffe and PyTorch; Keras' "same"
-    would put the odd row at the far side, which gives other numbers with the same weights.
-    """
-    if padding == "symmetric" and stride > 1 and kernel_size > 1:
-        border = (kernel_size - 1) * dilation // 2
-        x = layers.ZeroPadding2D(border, name=f"{name}_pad", **NHWC)(x)
-        keras_padding = "valid"
-    else:
-        keras_padding = "same" if kernel_size > 1 else "valid"
-    return layers.Conv2D(
-        filters,
-        kernel_size,
-        strides=stride,
-        padding=keras_padding,
-        dilation_rate=dilation,
-        groups=groups,
-        use_bias=use_bias,
-        kernel_initializer=keras.initializers.VarianceScaling(**KERNEL_INITIALIZER),
-        name=name,
-        **NHWC,
-    )(x)
-
-
-def normalize(x, config: ResNetConfig, *, name: str, gamma_initializer: str = "ones"):
-    """The configured normalisation; with "none" the tensor as it came."""
-    if config.norm == "none":
-        return x
-    if config.norm == "group":
-        channels = x.shape[-1]
-        return layers.GroupNormalization(
-            groups=math.gcd(32, channels),  # 32 groups (Wu and He 2018) where the channels can be divided so
-            epsilon=config.norm_epsilon,
-            gamma_initializer=gamma_initializer,
-            name=name,
-        )(x)
-    return layers.BatchNormalization(
-        momentum=config.norm_momentum,
-        epsilon=config.norm_epsilon,
-        gamma_initializer=gamma_initializer,
-        synchronized=config.norm == "sync_batch",
-        name=name,
-    )(x)
-
-
-def activate(x, config: ResNetConfig, *, name: str):
-    """The configured activation as a layer of its own."""
-    return layers.Activation(config.activation, name=name)(x)
-
-
-def subsample(x, stride: int, *, name: str):
-    """Keeps every `stride`-th pixel: a max pool over one pixel."""
-    return layers.MaxPooling2D(1, strides=stride, name=name, **NHWC)(x)
-
-
-def blur_pool(x, *, name: str):
-    """Blurs with the binomial kernel [1, 2, 1]/4 along both sides and keeps every second pixel.
-
-    Two average pools over two pixels are that kernel, without a weight. The border is mirrored.
-
-    Reference:
-        Zhang 2019, arXiv:1904.11486, section 3.
-    """
-    x = keras.ops.pad(x, [[0, 0], [1, 1], [1, 1], [0, 0]], mode="reflect")
-    x = layers.AveragePooling2D(2, strides=1, name=f"{name}_average", **NHWC)(x)
-    return layers.AveragePooling2D(2, strides=2, name=name, **NHWC)(x)
-
-
-def spatial_conv(x, config: ResNetConfig, filters: int, *, stride: int, name: str, **options):
-    """The 3×3 convolution of a block. Returns it and whether its blur is still to come behind the activation."""
-    blur_behind = stride > 1 and config.downsampling == "blur"
-    x = conv2d(x, filters, 3, stride=1 if blur_behind else stride, name=name, padding=config.padding, **options)
-    return x, blur_behind
+from keras_resnet.models.convolutions import (
+    NHWC,
+    activate,
+    average_pool_3x3,
+    blur_pool,
+    conv2d,
+    dense1x1,
+    normalize,
+    reduced_channels,
+    subsample,
+)
+from keras_resnet.models.places import BlockPlace, Convolution, convolutions
+from keras_resnet.models.spatial import SPATIAL
 
 
 def attend(x, config: ResNetConfig, *, name: str):
     """Channel attention: scales each channel by a gate computed from the channels' means.
 
     Reference:
-        Squeeze-excitation: Hu 2018, section 3; reduced channels are a multiple of 8, as timm counts them.
+        Squeeze-excitation: Hu 2018, section 3.
         ECA: Wang 2020, section 3.2: one 1-D convolution across channels, kernel from γ = 2, b = 1.
     """
     if config.attention == "none":
         return x
     channels = x.shape[-1]
     if config.attention == "se":
-        reduced = max(8, int(channels * config.se_ratio + 4) // 8 * 8)
         gate = layers.GlobalAveragePooling2D(keepdims=True, name=f"{name}_se_pool", **NHWC)(x)
-        gate = conv2d(gate, reduced, 1, use_bias=True, name=f"{name}_se_reduce")
+        gate = dense1x1(gate, reduced_channels(config, channels), name=f"{name}_se_reduce")
         gate = layers.Activation("relu", name=f"{name}_se_act")(gate)
-        gate = conv2d(gate, channels, 1, use_bias=True, name=f"{name}_se_expand")
+        gate = dense1x1(gate, channels, name=f"{name}_se_expand")
         gate = layers.Activation("sigmoid", name=f"{name}_se_gate")(gate)
         return layers.Multiply(name=f"{name}_se_scale")([x, gate])
     kernel_size = int((math.log2(channels) + 1) / 2)
@@ -177,12 +67,23 @@ def shortcut(x, preactivated, config: ResNetConfig, place: BlockPlace):
         return subsample(x, place.stride, name=f"{name}_pool") if place.stride > 1 else x
     if config.shortcut == "pad":
         return _pad_channels(subsample(x, place.stride, name=f"{name}_pool") if place.stride > 1 else x, place)
-    stride = place.stride
-    x = preactivated
-    if config.shortcut == "average_pool_projection":
+    x, stride, size, dilation = preactivated, place.stride, 1, 1
+    if config.shortcut.startswith("average_pool"):
         x, stride = _pooled(x, place, name=f"{name}_pool"), 1
-    x = conv2d(x, place.out_channels, 1, stride=stride, use_bias="shortcut" in config.conv_bias, name=f"{name}_conv")
-    return x if config.shortcut == "plain_projection" else normalize(x, config, name=f"{name}_norm")
+    elif config.shortcut == "spatial_projection" and (stride > 1 or place.dilation > 1):
+        size, dilation = 3, place.first_dilation
+    x = conv2d(
+        x,
+        config,
+        place.out_channels,
+        size,
+        stride=stride,
+        dilation=dilation,
+        use_bias="shortcut" in config.conv_bias,
+        name=f"{name}_conv",
+    )
+    is_plain = config.shortcut in ("plain_projection", "average_pool_plain_projection")
+    return x if is_plain else normalize(x, config, name=f"{name}_norm")
 
 
 def _pad_channels(x, place: BlockPlace):
@@ -205,7 +106,7 @@ def _pooled(x, place: BlockPlace, *, name: str):
     """Option D: the mean of 2×2 pixels in front of a projection with stride 1."""
     if place.stride > 1:
         return layers.AveragePooling2D(2, strides=place.stride, padding="same", name=name, **NHWC)(x)
-    if place.first_dilation != place.dilation:
+    if place.dilates:
         # Where dilation took the stride's place, the pool stays, one pixel per step. At the far side it counts zeros,
         # as timm's does; Keras' "same" would leave them out.
         x = layers.ZeroPadding2D(((0, 1), (0, 1)), name=f"{name}_pad", **NHWC)(x)
@@ -231,56 +132,50 @@ def _inner_dropout(x, place: BlockPlace):
     return x
 
 
-class _Convolution(NamedTuple):
-    """One convolution of a residual branch."""
-
-    filters: int
-    size: int
-    stride: int
-    dilation: int
-    groups: int
-    use_bias: bool
-
-
-def _convolutions(config: ResNetConfig, place: BlockPlace) -> list[_Convolution]:
-    """The branch's convolutions in order: what distinguishes basic from bottleneck."""
-    inner, last = "inner" in config.conv_bias, "last" in config.conv_bias
-    if config.block == "basic":
-        return [
-            _Convolution(place.width, 3, place.stride, place.first_dilation, 1, inner),
-            _Convolution(place.out_channels, 3, 1, place.dilation, 1, last),
-        ]
-    width = place.width * config.base_width // 64 * config.cardinality
-    first, middle = (place.stride, 1) if config.stride_conv == "first" else (1, place.stride)
-    return [
-        _Convolution(width, 1, first, 1, 1, inner),
-        _Convolution(width, 3, middle, place.first_dilation, config.cardinality, inner),
-        _Convolution(place.out_channels, 1, 1, 1, 1, last),
-    ]
+def _convolve(x, config: ResNetConfig, place: BlockPlace, index: int, conv: Convolution):
+    return conv2d(
+        x,
+        config,
+        conv.filters,
+        conv.size,
+        stride=conv.stride,
+        dilation=conv.dilation,
+        groups=conv.groups,
+        use_bias=conv.use_bias,
+        name=f"{place.name}_conv{index}",
+    )
 
 
-def _convolve(x, config: ResNetConfig, place: BlockPlace, index: int, conv: _Convolution):
-    options = {"stride": conv.stride, "dilation": conv.dilation, "groups": conv.groups, "use_bias": conv.use_bias}
-    name = f"{place.name}_conv{index}"
-    if conv.size == 3:
-        return spatial_conv(x, config, conv.filters, name=name, **options)
-    return conv2d(x, conv.filters, 1, name=name, **options), False
+def _pool(x, config: ResNetConfig, place: BlockPlace, index: int, conv: Convolution, *, in_front: bool):
+    """The pool that strides in a convolution's place, in front of it or behind its activation."""
+    if not conv.pool_stride or in_front != (config.downsampling == "average_3x3_first"):
+        return x
+    if config.downsampling == "blur":
+        return blur_pool(x, conv.pool_stride, name=f"{place.name}_blur{index}")
+    if config.downsampling == "average":
+        # Over the pixels that there are, so that odd maps round up as the shortcut's do; timm takes even maps alone.
+        pool = {"strides": conv.pool_stride, "padding": "same", "name": f"{place.name}_pool{index}"}
+        return layers.AveragePooling2D(conv.pool_stride, **pool, **NHWC)(x)
+    return average_pool_3x3(x, conv.pool_stride, name=f"{place.name}_pool{index}")
 
 
 def post_activation_block(x, config: ResNetConfig, place: BlockPlace):
     """out = act(H(x) + x), H = conv, norm, act, …, conv, norm (He 2015, figure 5)."""
-    convolutions = _convolutions(config, place)
+    plan = convolutions(config, place)
     residual = x
-    for index, conv in enumerate(convolutions, start=1):
-        is_last = index == len(convolutions)
-        residual, blur_behind = _convolve(residual, config, place, index, conv)
-        gamma = config.last_gamma if is_last else "ones"
-        residual = normalize(residual, config, name=f"{place.name}_norm{index}", gamma_initializer=gamma)
-        if not is_last:
-            residual = activate(residual, config, name=f"{place.name}_act{index}")
-            residual = _inner_dropout(residual, place) if index == len(convolutions) - 1 else residual
-        if blur_behind:
-            residual = blur_pool(residual, name=f"{place.name}_blur{index}")
+    for index, conv in enumerate(plan, start=1):
+        is_last = index == len(plan)
+        residual = _pool(residual, config, place, index, conv, in_front=True)
+        if conv.is_spatial and config.spatial != "convolution":
+            residual = SPATIAL[config.spatial](residual, config, place, conv, index)
+        else:
+            residual = _convolve(residual, config, place, index, conv)
+            gamma = config.last_gamma if is_last else "ones"
+            residual = normalize(residual, config, name=f"{place.name}_norm{index}", gamma_initializer=gamma)
+            residual = residual if is_last else activate(residual, config, name=f"{place.name}_act{index}")
+        if index == len(plan) - 1:
+            residual = _inner_dropout(residual, place)
+        residual = _pool(residual, config, place, index, conv, in_front=False)
     residual = attend(residual, config, name=place.name)
     identity = shortcut(x, x, config, place)
     x = merge(residual, identity, place, name=f"{place.name}_add")
@@ -289,22 +184,23 @@ def post_activation_block(x, config: ResNetConfig, place: BlockPlace):
 
 def pre_activation_block(x, config: ResNetConfig, place: BlockPlace):
     """out = H(x) + x, H = norm, act, conv, …, norm, act, conv (He 2016, figure 4e)."""
-    convolutions = _convolutions(config, place)
-    residual, preactivated, blur_behind = x, x, False
-    for index, conv in enumerate(convolutions, start=1):
-        is_last = index == len(convolutions)
+    plan = convolutions(config, place)
+    residual, preactivated = x, x
+    for index, conv in enumerate(plan, start=1):
+        is_last = index == len(plan)
         # A pre-activation branch ends in a convolution: the last normalisation stands before it, and starting that one
         # at zero silences the branch just as well.
         gamma = config.last_gamma if is_last else "ones"
         residual = normalize(residual, config, name=f"{place.name}_norm{index}", gamma_initializer=gamma)
         residual = activate(residual, config, name=f"{place.name}_act{index}")
-        if blur_behind:
-            residual = blur_pool(residual, name=f"{place.name}_blur{index - 1}")
         if index == 1:
             preactivated = residual
+        else:
+            residual = _pool(residual, config, place, index - 1, plan[index - 2], in_front=False)
         if is_last:
             residual = _inner_dropout(residual, place)
-        residual, blur_behind = _convolve(residual, config, place, index, conv)
+        residual = _pool(residual, config, place, index, conv, in_front=True)
+        residual = _convolve(residual, config, place, index, conv)
     residual = attend(residual, config, name=place.name)
     identity = shortcut(x, preactivated, config, place)
     return merge(residual, identity, place, name=f"{place.name}_out")

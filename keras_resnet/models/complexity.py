@@ -7,6 +7,8 @@ import keras
 from keras import layers
 
 from keras_resnet.errors import UserError
+from keras_resnet.models.config import ResNetConfig
+from keras_resnet.models.weightless import build_weightless
 
 
 @dataclass(frozen=True)
@@ -80,3 +82,16 @@ def complexity(model: keras.Model) -> Complexity:
         multiply_adds=multiply_adds(model),
         feature_maps=tuple(outputs.values()),
     )
+
+
+def complexity_of(config: ResNetConfig | str, **options) -> Complexity:
+    """Measures a network without its weights: no memory is taken and no number drawn, however large it is.
+
+    Args:
+        config: A registry name or a configuration.
+        **options: As for `build_model`, for example `input_shape`.
+
+    Raises:
+        UserError: If the network cannot be built so, or its input sides are unknown.
+    """
+    return complexity(build_weightless(config, **options))

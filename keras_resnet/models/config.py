@@ -10,6 +10,11 @@ References:
     Wang et al. 2020, "ECA-Net: Efficient Channel Attention", arXiv:1910.03151.
     Zhang 2019, "Making Convolutional Networks Shift-Invariant Again", arXiv:1904.11486.
     Bello et al. 2021, "Revisiting ResNets: Improved Training and Scaling Strategies", arXiv:2103.07579.
+    Qiao et al. 2019, "Micro-Batch Training with Batch-Channel Normalization and Weight Standardization",
+        arXiv:1903.10520.
+    Li et al. 2019, "Selective Kernel Networks", arXiv:1903.06586.
+    Gao et al. 2019, "Res2Net: A New Multi-scale Backbone Architecture", arXiv:1904.01169.
+    Zhang et al. 2020, "ResNeSt: Split-Attention Networks", arXiv:2004.08955.
 """
 
 import dataclasses
@@ -20,23 +25,33 @@ from keras_resnet.errors import UserError, unknown_name
 CHOICES = {
     "block": ("basic", "bottleneck"),
     "activation_order": ("post", "pre"),
-    "stem": ("cifar", "imagenet", "deep", "two_conv"),
-    "stem_pool": ("none", "max", "max_zero_padded", "conv", "blur"),
-    "shortcut": ("pad", "projection", "plain_projection", "average_pool_projection"),
+    "stem": ("cifar", "imagenet", "deep", "tiered", "two_conv"),
+    "stem_pool": ("none", "max", "max_zero_padded", "conv", "blur", "average"),
+    "shortcut": (
+        "pad",
+        "projection",
+        "plain_projection",
+        "spatial_projection",
+        "average_pool_projection",
+        "average_pool_plain_projection",
+    ),
     "stride_conv": ("first", "spatial"),
     "stride_block": ("first", "last"),
     "padding": ("symmetric", "same"),
+    "convolution": ("plain", "standardized"),
+    "spatial": ("convolution", "split_attention", "selective_kernel", "multi_scale"),
     "attention": ("none", "se", "eca"),
-    "downsampling": ("stride", "blur"),
+    "downsampling": ("stride", "blur", "average", "average_3x3", "average_3x3_first"),
     "norm": ("batch", "sync_batch", "group", "none"),
     "last_gamma": ("ones", "zeros"),
 }
 BIASED_CONVOLUTIONS = ("stem", "inner", "last", "shortcut")
+DEEP_STEMS = ("deep", "tiered")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ResNetConfig:
-    """One row of the registry: everything that fixes a network's graph.
+    """One row of the registry, or a network of your own: everything that fixes a network's graph.
 
     Attributes:
         name: Registry name, as upstream spells it.
@@ -50,21 +65,32 @@ class ResNetConfig:
         cardinality: Groups of the spatial convolution (Xie 2017).
         base_width: Channels a group at base width 64: a bottleneck's inner width is
             ⌊width · base_width / 64⌋ · cardinality.
-        stem: "cifar" 3×3 stride 1; "imagenet" 7×7 stride 2; "deep" three 3×3 (He 2019, -C and -D);
-            "two_conv" two 3×3 without activation.
+        first_reduction: Divisor of the first convolution's width in a bottleneck (SENet-154 has 2).
+        stem: "cifar" 3×3 stride 1; "imagenet" 7×7 stride 2; "deep" three 3×3 (He 2019, -C and -D), half the width in
+            the first two; "tiered" the same with three eighths in the first (timm's -T); "two_conv" two 3×3 without
+            activation.
         stem_width: Channels that leave the stem.
         stem_pool: What halves the map after the stem; "max_zero_padded" pads with zeros where "max" ignores the
-            border; "conv" is ResNet-RS' strided 3×3; "blur" a dense max pool and a blur.
+            border; "conv" is ResNet-RS' strided 3×3; "blur" a dense max pool and a blur; "average" the mean of 2×2.
         shortcut: "pad" (option A: subsample and pad channels with zeros), "projection" (option B: 1×1 and norm),
-            "plain_projection" (1×1 without norm), "average_pool_projection" (option D, He 2019).
+            "plain_projection" (1×1 without norm), "spatial_projection" (3×3 and norm where it strides, else 1×1),
+            "average_pool_projection" (option D, He 2019), "average_pool_plain_projection" (the same without norm).
         project_first_block: Whether stage 1's first block has a projection even where shapes agree.
         stride_conv: Which convolution of a bottleneck strides: "first" (1×1, v1) or "spatial" (3×3, v1.5).
         stride_block: Which block of a stage strides: "first", or "last" as in keras.applications' V2.
         strides: Stride of each stage.
         padding: "symmetric" (as PyTorch and Caffe) or "same" (as TensorFlow: more at the far side at stride 2).
+        convolution: "plain", or "standardized": every kernel has mean 0 and variance 1 (Qiao 2019).
+        spatial: What a block has at the place of its first 3×3, normalisation and activation included: "convolution",
+            "split_attention" (ResNeSt), "selective_kernel" (SK) or "multi_scale" (Res2Net).
+        splits: Parts of the channels there: split attention's radix, the scales of "multi_scale", and with
+            "selective_kernel" 2 where each of its two paths reads half of the channels, 1 where both read all.
         attention: "none", "se" (squeeze-excitation) or "eca".
-        se_ratio: Reduced channels of squeeze-excitation over the block's output channels.
-        downsampling: "stride", or "blur": strided convolutions become dense ones with a blur behind.
+        se_ratio: Reduced channels of squeeze-excitation over the block's output channels; of split attention and
+            selective kernels over the channels that they choose from.
+        se_floor: The fewest reduced channels.
+        downsampling: What strided spatial convolutions become: "stride" (they stay), or dense ones with a pool behind
+            their activation: "blur", "average" (2×2), "average_3x3" (ResNeSt); "average_3x3_first" has it in front.
         norm: Normalisation of every convolution.
         norm_epsilon: Added to the variance.
         norm_momentum: Keras' momentum of the moving statistics (1 − PyTorch's).
@@ -78,8 +104,8 @@ class ResNetConfig:
     """
 
     name: str
-    paper: str
-    group: str
+    paper: str = ""
+    group: str = ""
     block: str
     depths: tuple[int, ...]
     widths: tuple[int, ...]
@@ -87,6 +113,7 @@ class ResNetConfig:
     expansion: int = 4
     cardinality: int = 1
     base_width: int = 64
+    first_reduction: int = 1
     stem: str = "imagenet"
     stem_width: int = 64
     stem_pool: str = "max"
@@ -96,8 +123,12 @@ class ResNetConfig:
     stride_block: str = "first"
     strides: tuple[int, ...] = (1, 2, 2, 2)
     padding: str = "symmetric"
+    convolution: str = "plain"
+    spatial: str = "convolution"
+    splits: int = 1
     attention: str = "none"
     se_ratio: float = 1 / 16
+    se_floor: int = 8
     downsampling: str = "stride"
     norm: str = "batch"
     norm_epsilon: float = 1e-5
@@ -123,6 +154,25 @@ class ResNetConfig:
             )
         if min(self.depths) < 1 or min(self.widths) < 1:
             raise UserError(f"depths and widths must be positive, got {self.depths} and {self.widths}.")
+        if self.first_reduction < 1 or self.se_floor < 1:
+            raise UserError(
+                f"first_reduction and se_floor must be at least 1, got {self.first_reduction} and {self.se_floor}."
+            )
+        self._check_spatial()
+
+    def _check_spatial(self) -> None:
+        if self.spatial == "convolution":
+            return
+        if self.activation_order != "post":
+            raise UserError(
+                f"spatial {self.spatial!r} ends in a normalisation and an activation: it needs activation_order "
+                f"'post', got {self.activation_order!r}."
+            )
+        if self.spatial != "selective_kernel" and self.block != "bottleneck":
+            raise UserError(f"spatial {self.spatial!r} needs block 'bottleneck', got {self.block!r}.")
+        fewest, most = {"split_attention": (1, 64), "selective_kernel": (1, 2), "multi_scale": (2, 64)}[self.spatial]
+        if not fewest <= self.splits <= most:
+            raise UserError(f"splits of {self.spatial!r} go from {fewest} to {most}, got {self.splits}.")
 
     def replace(self, **changes) -> "ResNetConfig":
         """Returns a copy with some fields changed, validated anew.
@@ -143,7 +193,7 @@ class ResNetConfig:
     @property
     def stem_stride(self) -> int:
         """Pixels of input a pixel of the first stage's input, along one side."""
-        conv = 2 if self.stem in ("imagenet", "deep") else 1
+        conv = 2 if self.stem in ("imagenet", *DEEP_STEMS) else 1
         return conv * (1 if self.stem_pool == "none" else 2)
 
     @property

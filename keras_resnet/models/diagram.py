@@ -6,7 +6,8 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from keras_resnet.models.complexity import Complexity
-from keras_resnet.models.config import ResNetConfig
+from keras_resnet.models.config import DEEP_STEMS, ResNetConfig
+from keras_resnet.models.places import BlockPlace, convolutions
 
 SCALE = 2  # pixels a drawing unit: sharp on screens of high density
 INK, GREY, PAPER = "#1f2430", "#6b7280", "#ffffff"
@@ -14,6 +15,7 @@ INK, GREY, PAPER = "#1f2430", "#6b7280", "#ffffff"
 STAGE_COLORS = ("#dbeafe", "#bfdbfe", "#93c5fd", "#60a5fa", "#3b82f6")
 OTHER_COLOR, SHORTCUT_COLOR = "#e5e7eb", "#c2410c"
 BOX_WIDTH, GAP, MARGIN, TALLEST, LOWEST = 150, 40, 28, 230, 76
+_SPATIAL_LINES = {"split_attention": "split att.", "selective_kernel": "3x3 or 5x5", "multi_scale": "3x3 scales"}
 
 
 def draw_network(config: ResNetConfig, cost: Complexity, path: Path, *, num_classes: int | None = None) -> None:
@@ -105,9 +107,10 @@ def _draw_shortcuts(draw: _Canvas, box, shortcuts: list[bool]) -> None:
 def _parts(config: ResNetConfig, cost: Complexity, num_classes: int) -> list[dict]:
     height, width, channels = config.input_shape
     parts = [{"lines": ["input"], "shape": f"{height}x{width}x{channels}", "side": height, "color": OTHER_COLOR}]
-    stem = {"cifar": "3x3", "imagenet": "7x7, stride 2", "deep": "three 3x3, stride 2", "two_conv": "two 3x3"}
+    stem = dict.fromkeys(DEEP_STEMS, "three 3x3, stride 2")
+    stem |= {"cifar": "3x3", "imagenet": "7x7, stride 2", "two_conv": "two 3x3"}
     pool = {"none": [], "max": ["max pool"], "max_zero_padded": ["max pool"], "conv": ["3x3, stride 2"]}
-    pool["blur"] = ["max pool, blur"]
+    pool |= {"blur": ["max pool, blur"], "average": ["average pool"]}
     side = -(-height // config.stem_stride)
     parts.append(
         {
@@ -144,13 +147,13 @@ def _parts(config: ResNetConfig, cost: Complexity, num_classes: int) -> list[dic
 
 
 def _block_lines(config: ResNetConfig, stage: int) -> list[str]:
-    width = config.widths[stage]
-    if config.block == "basic":
-        lines = [f"3x3, {width}", f"3x3, {width}"]
-    else:
-        inner = width * config.base_width // 64 * config.cardinality
-        groups = f", {config.cardinality} groups" if config.cardinality > 1 else ""
-        lines = [f"1x1, {inner}", f"3x3, {inner}{groups}", f"1x1, {config.out_channels(stage)}"]
+    place = BlockPlace("", config.widths[stage], config.out_channels(stage))
+    lines = []
+    for conv in convolutions(config, place):
+        groups = f", {conv.groups} groups" if conv.groups > 1 else ""
+        is_other = conv.is_spatial and config.spatial != "convolution"
+        kind = _SPATIAL_LINES[config.spatial] if is_other else f"{conv.size}x{conv.size}"
+        lines.append(f"{kind}, {conv.filters}{groups}")
     attention = {"none": [], "se": ["squeeze-excitation"], "eca": ["channel attention"]}
     return lines + attention[config.attention]
 

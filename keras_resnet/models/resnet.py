@@ -2,6 +2,7 @@
 
     stem_conv                     first convolution (deep stems: stem_conv1 … stem_conv3)
     stage{i}_block{j}_conv{k}     convolution k; likewise _norm{k} and _act{k}
+                                  (_conv{k}_path1 and the like where several stand in its place)
     stage{i}_block{j}_shortcut_*  the path around, where it is not the identity
     stage{i}_block{j}_out         what leaves the block
     features                      the last feature map, which heat maps are drawn on
@@ -16,16 +17,11 @@ import keras
 from keras import layers
 
 from keras_resnet.errors import UserError, unknown_name
-from keras_resnet.models.blocks import (
-    NHWC,
-    BlockPlace,
-    activate,
-    normalize,
-    post_activation_block,
-    pre_activation_block,
-)
+from keras_resnet.models.blocks import post_activation_block, pre_activation_block
 from keras_resnet.models.config import ResNetConfig
+from keras_resnet.models.convolutions import NHWC, activate, normalize
 from keras_resnet.models.deep_graphs import deep_graphs
+from keras_resnet.models.places import BlockPlace
 from keras_resnet.models.registry import get_config
 from keras_resnet.models.stems import stem
 

@@ -61,7 +61,9 @@ def training_twin(model: keras.Model, *, precision: str = "float32") -> keras.Mo
 
     def twin_layer(layer: keras.Layer) -> keras.Layer:
         config = layer.get_config()
-        if layer.name not in model.output_names and not isinstance(layer, keras.layers.InputLayer):
+        # An operator such as a padding is no layer: it computes in what it is given.
+        is_layer = isinstance(layer, keras.Layer) and not isinstance(layer, keras.layers.InputLayer)
+        if is_layer and layer.name not in model.output_names:
             config["dtype"] = policy
         return (FusedBatchNormalization if _can_be_fused(layer) else type(layer)).from_config(config)
 

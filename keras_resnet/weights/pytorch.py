@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import keras
 import numpy as np
@@ -32,7 +33,7 @@ class Naming:
     """How one family of repositories spells a network's modules.
 
     Attributes:
-        stem_conv: The first convolution; deep stems count on from it.
+        stem_conv: The first convolution.
         stem_norm: Its normalisation.
         block: A block, with {stage} counted from 1 and {block} from 0.
         first_stage: What the first stage is called.
@@ -42,6 +43,8 @@ class Naming:
         final_norm: The normalisation behind the last pre-activation block.
         head: The classifier.
         head_is_conv: Whether the classifier is a 1×1 convolution.
+        deep_stem: A part of a deep stem: {part} is "conv" or "norm", {number} counts them from 1, {position} counts
+            convolutions, normalisations and activations together from 0.
     """
 
     stem_conv: str
@@ -54,6 +57,7 @@ class Naming:
     final_norm: str
     head: str
     head_is_conv: bool = False
+    deep_stem: str = "conv1.{position}"
 
 
 NAMINGS = {
@@ -62,7 +66,7 @@ NAMINGS = {
     ),
     "timm_v2": Naming(
         "stem.conv", "stem.norm", "stages.{stage}.blocks.{block}", 0, "norm", "downsample.conv", "downsample.norm",
-        "norm", "head.fc", head_is_conv=True,
+        "norm", "head.fc", head_is_conv=True, deep_stem="stem.{part}{number}",
     ),
     "cifar": Naming(
         "conv1", "bn1", "layer{stage}.{block}", 1, "bn", "shortcut.{index}", "shortcut.{index}", "bn", "linear"
@@ -71,6 +75,26 @@ NAMINGS = {
         "conv1", "bn1", "block{stage}.layer.{block}", 1, "bn", "convShortcut", "bnShortcut", "bn1", "fc"
     ),
 }  # fmt: skip
+# What can stand at the place of convolution {k}: our part of its layers → timm's, {i} counted from 0.
+INSIDE = {
+    "conv_split": "conv{k}.conv",
+    "norm_split": "conv{k}.bn0",
+    "conv_reduce": "conv{k}.fc1",
+    "norm_reduce": "conv{k}.bn1",
+    "conv_expand": "conv{k}.fc2",
+    "conv_scale": "convs.{i}",
+    "norm_scale": "bns.{i}",
+}
+# timm wraps every convolution of a selective-kernel network together with its normalisation.
+INSIDE_SELECTIVE = {
+    "conv": "conv{k}.conv",
+    "norm": "conv{k}.bn",
+    "conv_path": "conv{k}.paths.{i}.conv",
+    "norm_path": "conv{k}.paths.{i}.bn",
+    "conv_reduce": "conv{k}.attn.fc_reduce",
+    "norm_reduce": "conv{k}.attn.bn",
+    "conv_expand": "conv{k}.attn.fc_select",
+}
 
 
 def translate(
@@ -161,19 +185,36 @@ def usual_naming(model: keras.Model) -> str:
 
 def torch_names(model: keras.Model, naming: str) -> dict[str, str]:
     """Variable name ("layer/variable") → PyTorch's name, for every variable of a network."""
-    pooled = any(
-        isinstance(layer, keras.layers.AveragePooling2D) and layer.name.endswith("_shortcut_pool")
-        for layer in model.layers
+    traits = _Traits(
+        pooled=any(
+            isinstance(layer, keras.layers.AveragePooling2D) and layer.name.endswith("_shortcut_pool")
+            for layer in model.layers
+        ),
+        deep=any(layer.name == "stem_conv1" for layer in model.layers),
+        selective=any(layer.name.endswith("_path1") for layer in model.layers),
     )
-    deep = any(layer.name == "stem_conv1" for layer in model.layers)
     names = {}
     for name in variables_by_name(model):
         layer, variable = name.split("/")
-        names[name] = f"{_module(layer, NAMINGS[naming], pooled, deep)}.{VARIABLE_NAMES[variable]}"
+        names[name] = f"{_module(layer, NAMINGS[naming], traits)}.{VARIABLE_NAMES[variable]}"
     return names
 
 
-def _module(layer: str, naming: Naming, pooled: bool, deep: bool) -> str:
+class _Traits(NamedTuple):
+    """What a network's modules are called by, beside their own names.
+
+    Attributes:
+        pooled: Whether its shortcuts pool.
+        deep: Whether its stem is a sequence of convolutions.
+        selective: Whether it has selective kernels.
+    """
+
+    pooled: bool
+    deep: bool
+    selective: bool
+
+
+def _module(layer: str, naming: Naming, traits: _Traits) -> str:
     """Our layer's name → PyTorch's module, by rule."""
     fixed = {
         "stem_conv": naming.stem_conv,
@@ -187,14 +228,15 @@ def _module(layer: str, naming: Naming, pooled: bool, deep: bool) -> str:
         return fixed[layer]
     stem = re.fullmatch(r"stem_(conv|norm)(\d)", layer)
     if stem:
-        # A deep stem is a sequence conv, norm, activation, conv, …; the article's second convolution stands alone.
+        if not traits.deep:  # the article's second convolution
+            return f"conv{stem[2]}"
         position = 3 * (int(stem[2]) - 1) + (stem[1] == "norm")
-        return f"{naming.stem_conv}.{position}" if deep else f"conv{stem[2]}"
+        return naming.deep_stem.format(part=stem[1], number=stem[2], position=position)
     place = re.fullmatch(r"stage(\d+)_block(\d+)_(\w+)", layer)
     assert place, layer  # the contract of `models.resnet`
     stage, block, part = place.groups()
     # timm's -D networks keep the pool's place in the sequence even where there is no pool.
-    index = 1 if pooled else 0
+    index = 1 if traits.pooled else 0
     parts = {
         "shortcut_conv": naming.shortcut_conv.format(index=index),
         "shortcut_norm": naming.shortcut_norm.format(index=index + 1),
@@ -202,10 +244,18 @@ def _module(layer: str, naming: Naming, pooled: bool, deep: bool) -> str:
         "se_expand": "se.fc2",
         "eca_conv": "se.conv",
     }
-    if part not in parts:
-        parts[part] = part.replace("norm", naming.norm)
     prefix = naming.block.format(stage=int(stage) - 1 + naming.first_stage, block=int(block) - 1)
-    return f"{prefix}.{parts[part]}"
+    return f"{prefix}.{parts[part] if part in parts else _inner_module(part, naming, traits)}"
+
+
+def _inner_module(part: str, naming: Naming, traits: _Traits) -> str:
+    """A layer of the residual branch, for example "norm2" or "conv2_path1"."""
+    kind, number, inside, count = re.fullmatch(r"(conv|norm)(\d)(?:_([a-z]+)(\d*))?", part).groups()
+    key = f"{kind}_{inside}" if inside else kind
+    table = INSIDE_SELECTIVE if traits.selective else INSIDE
+    if key in table:
+        return table[key].format(k=number, i=int(count or 1) - 1)
+    return f"conv{number}" if kind == "conv" else f"{naming.norm}{number}"
 
 
 def _closest_names(model: keras.Model, state: Mapping[str, np.ndarray]) -> tuple[dict[str, str], Naming]:

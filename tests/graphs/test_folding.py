@@ -42,6 +42,12 @@ def norms(model):
     return [layer.name for layer in model._flatten_layers() if isinstance(layer, layers.BatchNormalization)]
 
 
+def shallow(name):
+    """A row with at most two blocks a stage: it has every kind of layer that the row has."""
+    config = REGISTRY[name]
+    return config.replace(depths=tuple(min(depth, 2) for depth in config.depths))
+
+
 def one_network_a_group():
     first = {}
     for name, config in REGISTRY.items():
@@ -51,15 +57,15 @@ def one_network_a_group():
 
 @pytest.mark.parametrize("name", one_network_a_group())
 def test_every_group_computes_the_same_and_keeps_only_what_cannot_fold(name):
-    config = REGISTRY[name]
+    config = shallow(name)
     shape = (64, 64, 3) if config.downsampling == "blur" else (32, 32, 3)
-    model = with_random_statistics(build_model(name, input_shape=shape, num_classes=7))
+    model = with_random_statistics(build_model(config, input_shape=shape, num_classes=7))
 
     folded = fold_batch_norms(model)
 
     assert_same_outputs(model, folded, images_for(model))
     left = norms(folded)
-    if config.activation_order == "post":
+    if config.activation_order == "post" or config.norm != "batch":
         assert left == []
     else:
         # Between an addition and an activation: the first of each block, and the one behind the last block.
@@ -244,7 +250,7 @@ def test_pixels_in_where_no_convolution_comes_first():
 
 @pytest.mark.parametrize("name", one_network_a_group())
 def test_bfloat16_is_in_the_feature_maps_and_nowhere_else(name):
-    model = fold_batch_norms(with_random_statistics(build_model(name, input_shape=(64, 64, 3), num_classes=5)))
+    model = fold_batch_norms(with_random_statistics(build_model(shallow(name), input_shape=(64, 64, 3), num_classes=5)))
     kept = [np.array(weight) for weight in model.get_weights()]
 
     half = to_bfloat16(model)

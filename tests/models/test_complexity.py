@@ -1,13 +1,14 @@
 """Multiply-adds and feature maps against the papers, and the picture of a network."""
 
 import itertools
+import resource
 
 import keras
 import pytest
 from PIL import Image
 
 from keras_resnet.errors import UserError
-from keras_resnet.models.complexity import complexity, multiply_adds
+from keras_resnet.models.complexity import complexity, complexity_of, multiply_adds
 from keras_resnet.models.diagram import draw_network
 from keras_resnet.models.registry import get_config
 from keras_resnet.models.resnet import build_model
@@ -26,7 +27,7 @@ from keras_resnet.models.resnet import build_model
 def test_multiply_adds_round_to_the_published_figure(name, published, unit):
     digits = 0 if published == 41 else 1
     # Xie counts 4.2 G; the exact sum over its table's layers is 4.23.
-    assert round(multiply_adds(build_model(name)) / unit, digits) == published
+    assert round(complexity_of(name).multiply_adds / unit, digits) == published
 
 
 def test_multiply_adds_of_each_kind_of_layer_equal_a_count_by_hand():
@@ -46,16 +47,40 @@ def test_unknown_input_sides_are_refused():
 
 
 def test_feature_maps_are_the_papers():
-    maps = complexity(build_model("resnet50")).feature_maps
+    maps = complexity_of("resnet50").feature_maps
     assert maps == ((56, 56, 256), (28, 28, 512), (14, 14, 1024), (7, 7, 2048))  # He 2015, table 1
 
 
-@pytest.mark.parametrize("name", ["resnet20", "resnext29_8x64d", "article_resnet"])
+@pytest.mark.parametrize("name", ["resnet20", "resnext29_8x64d", "resnest14d", "res2net50_48w_2s", "article_resnet"])
 def test_the_picture_has_a_box_for_every_part(name, tmp_path):
     config = get_config(name)
     path = tmp_path / "network.png"
-    draw_network(config, complexity(build_model(config)), path)
+    draw_network(config, complexity_of(config), path)
     with Image.open(path) as image:
         middle = [image.getpixel((x, 2 * 210)) for x in range(image.width)]
     boxes = sum(a == (255, 255, 255) and b != a for a, b in itertools.pairwise(middle))
     assert boxes >= len(config.depths) + 3  # input, stem, stages, head
+
+
+@pytest.mark.parametrize("name", ["resnet8", "resnet50_v1", "resnest14d", "resnetv2_18d"])
+def test_without_weights_the_cost_is_the_same(name):
+    assert complexity_of(name) == complexity(build_model(name))
+    shape = (96, 64, 3)
+    assert complexity_of(name, input_shape=shape) == complexity(build_model(name, input_shape=shape))
+
+
+def test_the_largest_network_is_measured_without_memory_for_its_weights():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    cost = complexity_of("resnetv2_152x4_bit")
+    assert cost.parameters == 936_533_224  # timm 1.0.31
+    # Its weights alone are 3.7 GB; the graph took 60 MB when measured. Kilobytes.
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500_000
+    # Nothing is left behind that Keras would fill at the next occasion.
+    with keras.StatelessScope():
+        pass
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500_000
+
+
+def test_what_cannot_be_built_cannot_be_measured():
+    with pytest.raises(UserError, match="at least 32×32"):
+        complexity_of("resnet18", input_shape=(16, 16, 3))

@@ -84,7 +84,7 @@ def test_every_promised_network_is_registered_under_its_own_name():
 
 def test_patterns_select_names():
     assert list_models("wrn_*") == ["wrn_16_4", "wrn_16_8", "wrn_28_10", "wrn_40_2"]
-    assert list_models("resnet*d") == ["resnet18d", "resnet34d", "resnet50d", "resnet101d"]
+    assert list_models("resnet??d") == ["resnet18d", "resnet26d", "resnet34d", "resnet50d"]
     assert list_models() == list(REGISTRY)
     assert list_models("no such*") == []
 

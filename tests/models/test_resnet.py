@@ -11,8 +11,9 @@ import pytest
 
 from keras_resnet.errors import UserError
 from keras_resnet.models.deep_graphs import deep_graphs
-from keras_resnet.models.registry import REGISTRY, get_config
+from keras_resnet.models.registry import get_config
 from keras_resnet.models.resnet import build_model, freeze
+from keras_resnet.models.weightless import build_weightless
 
 # Trainable parameters as torchvision and timm 1.0.31 build these networks.
 TORCH_COUNTS = {
@@ -71,7 +72,6 @@ KERAS_TOTALS = {
 }
 # Papers that round: millions and the digits they give. He 2016 table 5; Xie 2017 table 7.
 ROUNDED_MILLIONS = {"resnetv2_110": (1.7, 1), "resnetv2_164": (1.7, 1), "resnext29_8x64d": (34.4, 1)}
-LARGE = {name for name, config in REGISTRY.items() if sum(config.depths) > 30}
 # The smallest network of each family that still has all its parts.
 ONE_OF_EACH = [
     "resnet8",
@@ -115,35 +115,25 @@ def count(weights) -> int:
     return sum(math.prod(weight.shape) for weight in weights)
 
 
-def row(name, *values):
-    return pytest.param(name, *values, marks=[pytest.mark.slow] if name in LARGE else [])
-
-
-@pytest.mark.parametrize(
-    ("name", "published"), [row(*item) for item in {**TORCH_COUNTS, **CIFAR_COUNTS, **WIDE_COUNTS}.items()]
-)
-@pytest.mark.usefixtures("zero_kernels")
+@pytest.mark.parametrize(("name", "published"), {**TORCH_COUNTS, **CIFAR_COUNTS, **WIDE_COUNTS}.items())
 def test_trainable_parameters_equal_the_published_count(name, published):
-    assert count(build_model(name).trainable_weights) == published
+    assert count(build_weightless(name).trainable_weights) == published
 
 
-@pytest.mark.parametrize(("name", "published"), [row(*item) for item in KERAS_TOTALS.items()])
-@pytest.mark.usefixtures("zero_kernels")
+@pytest.mark.parametrize(("name", "published"), KERAS_TOTALS.items())
 def test_total_parameters_equal_the_published_count(name, published):
-    assert build_model(name).count_params() == published
+    assert build_weightless(name).count_params() == published
 
 
-@pytest.mark.parametrize(("name", "millions", "digits"), [row(name, *v) for name, v in ROUNDED_MILLIONS.items()])
-@pytest.mark.usefixtures("zero_kernels")
+@pytest.mark.parametrize(("name", "millions", "digits"), [(name, *v) for name, v in ROUNDED_MILLIONS.items()])
 def test_parameters_round_to_the_papers_figure(name, millions, digits):
-    assert round(count(build_model(name).trainable_weights) / 1e6, digits) == millions
+    assert round(count(build_weightless(name).trainable_weights) / 1e6, digits) == millions
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("zero_kernels")
 def test_resnetv2_1001_has_the_papers_size():
     # He 2016, table 5, says 10.2 M; the graph counts 10.33 M with the classifier and projections as its text has them.
-    assert count(build_model("resnetv2_1001").trainable_weights) == pytest.approx(10.2e6, rel=0.015)
+    assert count(build_weightless("resnetv2_1001").trainable_weights) == pytest.approx(10.2e6, rel=0.015)
 
 
 @pytest.mark.slow
@@ -220,9 +210,8 @@ def test_every_row_takes_the_options_that_hold_for_all(name):
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet50d", "resnetv2_50", "resnetblur50"])
 @pytest.mark.parametrize("output_stride", [8, 16, 32])
-@pytest.mark.usefixtures("zero_kernels")
 def test_dilation_keeps_parameters_and_sets_the_feature_maps_size(name, output_stride):
-    plain, dilated = build_model(name), build_model(name, output_stride=output_stride)
+    plain, dilated = build_weightless(name), build_weightless(name, output_stride=output_stride)
     assert dilated.count_params() == plain.count_params()
     assert dilated.get_layer("features").output.shape[1:3] == (224 // output_stride,) * 2
 

@@ -33,6 +33,11 @@ NETWORKS = {
     "ResNet-RS": "resnetrs50",
     "microcontrollers": "resnet8_mlperf_tiny",
     "the article's": "article_resnet",
+    "-S / -T": "resnet10t",
+    "BiT": "resnetv2_50x1_bit",
+    "ResNeSt": "resnest14d",
+    "SK": "skresnet18",
+    "Res2Net": "res2net50_26w_4s",
 }
 # 72 pixels become 9, 5 and 3: pooling "same" over odd maps is where backends could differ.
 SIDES = {"imagenet": 72, "cifar": 32}
@@ -40,6 +45,7 @@ SIDES = {"imagenet": 72, "cifar": 32}
 CODE = """
 import sys
 import keras, numpy as np
+from keras_resnet import WeightStandardizedConv2D  # BiT's: the one layer that Keras does not know
 folder, backend = sys.argv[1:]
 assert keras.backend.backend() == backend
 # The file's kernels follow; drawing fresh ones takes longer than all else here.
@@ -67,7 +73,9 @@ def write_files(folder: Path) -> dict[str, np.ndarray]:
     images, logits = {}, {}
     for name in NETWORKS.values():
         shape = (side(name), side(name), 3)
-        model = build_model(name, num_classes=10, input_shape=shape)
+        config = REGISTRY[name]
+        depths = tuple(min(depth, 3) for depth in config.depths)
+        model = build_model(config.replace(depths=depths), num_classes=10, input_shape=shape)
         load_weights(model, named_state(model))
         model.save(folder / f"{name}.keras")
         images[name] = np.random.RandomState(2).uniform(-2, 2, (2, *shape)).astype(np.float32)
