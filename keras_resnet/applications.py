@@ -7,8 +7,9 @@ from typing import Any
 import keras
 
 from keras_resnet.errors import UserError
+from keras_resnet.models.config import ResNetConfig
+from keras_resnet.models.config_files import build_own
 from keras_resnet.models.registry import FUNCTIONS, get_config
-from keras_resnet.models.resnet import build_model
 from keras_resnet.weights.catalog import find_weights
 from keras_resnet.weights.loading import is_tag, load_weights
 
@@ -35,18 +36,20 @@ Raises:
 
 
 def create_model(
-    name: str,
+    name: str | os.PathLike[str] | ResNetConfig,
     *,
     num_classes: int | None = None,
     input_shape: tuple[int | None, int | None, int] | None = None,
     weights: str | os.PathLike[str] | None = None,
     **options,
 ) -> keras.Model:
-    """Creates a registered network.
+    """Creates a network of the table, or one of your own.
 
     Args:
-        name: Registry name, see `list_models`.
-        num_classes: Width of the logits; default: the published one (1,000 for ImageNet networks, 10 for CIFAR's).
+        name: Registry name, see `list_models`; or a .json file, see `keras_resnet.models.config_files`; or a
+            configuration.
+        num_classes: Width of the logits; default: that of the published weights, else the network's (1,000 for
+            ImageNet networks, 10 for CIFAR's).
         input_shape: (height, width, channels); default: the size that the weights are published for, else the
             network's.
         weights: None for random initialisation, a tag of the catalogue ("torchvision:IMAGENET1K_V2"), "imagenet" for
@@ -58,24 +61,30 @@ def create_model(
         `keras_resnet.learnt_preprocessing` says what images go through.
 
     Raises:
-        UserError: For an unknown name, option or weights, or an input that the network cannot take.
+        UserError: For an unknown name, option or weights, an input that the network cannot take, or a file that is
+            wrong.
     """
     return _create(name, weights, {"num_classes": num_classes, "input_shape": input_shape, **options})
 
 
-def _create(network: str, weights: str | os.PathLike[str] | None, options: dict[str, Any]) -> keras.Model:
-    config = get_config(network)
+def _create(
+    network: str | os.PathLike[str] | ResNetConfig, weights: str | os.PathLike[str] | None, options: dict[str, Any]
+) -> keras.Model:
+    config = network if isinstance(network, ResNetConfig) else get_config(network)
     if weights is None:
-        return build_model(config, **options)
-    published = find_weights(network, str(weights)) if is_tag(weights) else None
+        return build_own(config, **options)
+    published = find_weights(config.name, str(weights)) if is_tag(weights) else None
     if published is None and not os.path.exists(weights):
         raise UserError(
             f"Weights are None, 'imagenet', a tag like 'torchvision:IMAGENET1K_V2', or a file. There is no file "
             f"{os.fspath(weights)!r}."
         )
-    if published is not None and options["input_shape"] is None and options.get("input_tensor") is None:
-        options = {**options, "input_shape": (published.size, published.size, config.input_shape[2])}
-    model = build_model(config, **options)
+    if published is not None:
+        if options["input_shape"] is None and options.get("input_tensor") is None:
+            options = {**options, "input_shape": (published.size, published.size, config.input_shape[2])}
+        if options["num_classes"] is None:
+            options = {**options, "num_classes": published.classes}
+    model = build_own(config, **options)
     # A tag names weights of this network, whatever the model is called.
     return load_weights(model, weights if published is None else published)
 
