@@ -4,12 +4,14 @@ import itertools
 
 import keras
 import pytest
+from keras.src.backend.common import global_state
 from PIL import Image
 
 from keras_resnet.errors import UserError
-from keras_resnet.models.complexity import complexity, multiply_adds
+from keras_resnet.models.complexity import DIFFERENT_BLOCKS, complexity, cost_of, measure, multiply_adds
+from keras_resnet.models.costs import recorded_cost
 from keras_resnet.models.diagram import draw_network
-from keras_resnet.models.registry import get_config
+from keras_resnet.models.registry import REGISTRY, get_config
 from keras_resnet.models.resnet import build_model
 
 
@@ -38,6 +40,41 @@ def test_multiply_adds_of_each_kind_of_layer_equal_a_count_by_hand():
     x = keras.layers.Flatten()(x)
     x = keras.layers.Dense(3)(x)  # 40·3
     assert multiply_adds(keras.Model(images, x)) == 20 * 6 * 18 + 20 * 6 * 9 + 20 * 2 * 30 + 120
+
+
+def longest(group):
+    """The smallest network of a group that has a stage of more blocks than are built to be counted, or its smallest."""
+    rows = [config for config in REGISTRY.values() if config.group == group]
+    return min(rows, key=lambda config: (max(config.depths) <= DIFFERENT_BLOCKS, sum(config.depths)))
+
+
+@pytest.mark.parametrize("group", dict.fromkeys(config.group for config in REGISTRY.values()))
+def test_the_cost_of_few_blocks_without_values_is_that_of_the_network(group, zero_kernels):
+    config = longest(group)
+    assert measure(config) == complexity(build_model(config)) == cost_of(config)
+
+
+def test_every_network_has_its_cost_on_record():
+    missing = [name for name, config in REGISTRY.items() if recorded_cost(config) is None]
+    assert missing == [], "PYTHONPATH=. python tests/models/record_costs.py"
+
+
+def test_a_changed_network_has_no_cost_on_record():
+    config = get_config("resnet8")
+    assert recorded_cost(config.replace(paper="the same elsewhere")) == recorded_cost(config)
+    assert recorded_cost(config.replace(attention="se")) is None
+    assert recorded_cost(config.replace(name="other")) is None
+    assert cost_of(config.replace(attention="se")).parameters > cost_of(config).parameters
+
+
+def test_counting_leaves_nothing_behind(zero_kernels):
+    measure(get_config("resnet8"))
+    with keras.StatelessScope():  # would give values to all variables that wait for one
+        pass
+    layer = keras.layers.Dense(2)
+    layer.build((None, 3))
+    assert layer.kernel.shape == (3, 2)
+    assert global_state.get_global_attribute("uninitialized_variables") in (None, [])
 
 
 def test_unknown_input_sides_are_refused():
