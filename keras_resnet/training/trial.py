@@ -18,6 +18,7 @@ from keras_resnet.data.batches import evaluation_batches
 from keras_resnet.data.folder import named_unreadable_files
 from keras_resnet.distribution import create_strategy, require_tensorflow
 from keras_resnet.models.complexity import Complexity, complexity
+from keras_resnet.models.config_files import network_name
 from keras_resnet.storage import check_could_write
 from keras_resnet.training.callbacks import StopOnLostLoss
 from keras_resnet.training.checkpoints import KEPT, TrainingState, newest_epoch
@@ -128,7 +129,7 @@ def try_training(
     check_run(run, Path(saved_models) / run.path.name, resume=resume, overwrite=overwrite)
     strategy = create_strategy(recipe.devices)
     stored_weights = recipe.weights
-    setup = prepare(_without_download(recipe, network.name, report), strategy, config=network, report=report)
+    setup = prepare(_without_download(recipe, report), strategy, config=network, report=report)
     recipe = dataclasses.replace(setup.recipe, weights=stored_weights)
     run_bytes, served_bytes = disk_needs(setup.model)
     check_could_write(saved_models, served_bytes)
@@ -240,11 +241,11 @@ def _validate_some(setup: Setup) -> list[float]:
     return clock.seconds
 
 
-def _without_download(recipe: Recipe, network: str, report: Callable[[str], None]) -> Recipe:
+def _without_download(recipe: Recipe, report: Callable[[str], None]) -> Recipe:
     """The recipe from random weights where its published ones are not in the cache yet: that costs the same time."""
     if recipe.weights is None or not is_tag(recipe.weights):
         return recipe
-    published = find_weights(network, recipe.weights)
+    published = find_weights(network_name(recipe.model), recipe.weights)
     path = cache_directory() / published.filename
     if path.is_file() and matches_digest(path, published.digest):
         return recipe
