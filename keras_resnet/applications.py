@@ -9,6 +9,7 @@ import keras
 
 from keras_resnet.errors import UserError, unknown_name
 from keras_resnet.models.config import ResNetConfig
+from keras_resnet.models.config_files import build_own
 from keras_resnet.models.registry import FUNCTIONS, get_config
 from keras_resnet.models.resnet import build_model
 from keras_resnet.weights.catalog import find_weights
@@ -58,18 +59,20 @@ if TYPE_CHECKING:
 
 
 def create_model(
-    name: str | ResNetConfig,
+    name: str | os.PathLike[str] | ResNetConfig,
     *,
     num_classes: int | None = None,
     input_shape: tuple[int | None, int | None, int] | None = None,
     weights: str | os.PathLike[str] | None = None,
     **options: Any,
 ) -> keras.Model:
-    """Creates a registered network, one that differs from it, or one of your own.
+    """Creates a network of the table, one that differs from it, or one of your own.
 
     Args:
-        name: Registry name, see `list_models`, or a configuration.
-        num_classes: Width of the logits; default: the published one (1,000 for ImageNet networks, 10 for CIFAR's).
+        name: Registry name, see `list_models`; or a .json file, see `keras_resnet.models.config_files`; or a
+            configuration.
+        num_classes: Width of the logits; default: that of the published weights, else the network's (1,000 for
+            ImageNet networks, 10 for CIFAR's).
         input_shape: (height, width, channels); default: the size that the weights are published for, else the
             network's.
         weights: None for random initialisation, a tag of the catalogue ("torchvision:IMAGENET1K_V2"), "imagenet" for
@@ -82,7 +85,8 @@ def create_model(
         `keras_resnet.learnt_preprocessing` says what images go through.
 
     Raises:
-        UserError: For an unknown name, option or weights, or an input that the network cannot take.
+        UserError: For an unknown name, option or weights, an input that the network cannot take, or a file that is
+            wrong.
     """
     config = name if isinstance(name, ResNetConfig) else get_config(name)
     config, options = _changed(config, options)
@@ -102,16 +106,19 @@ def _changed(config: ResNetConfig, options: dict[str, Any]) -> tuple[ResNetConfi
 
 def _create(config: ResNetConfig, weights: str | os.PathLike[str] | None, options: dict[str, Any]) -> keras.Model:
     if weights is None:
-        return build_model(config, **options)
+        return build_own(config, **options)
     published = find_weights(config.name, str(weights)) if is_tag(weights) else None
     if published is None and not os.path.exists(weights):
         raise UserError(
             f"Weights are None, 'imagenet', a tag like 'torchvision:IMAGENET1K_V2', or a file. There is no file "
             f"{os.fspath(weights)!r}."
         )
-    if published is not None and options["input_shape"] is None and options.get("input_tensor") is None:
-        options = {**options, "input_shape": (published.size, published.size, config.input_shape[2])}
-    model = build_model(config, **options)
+    if published is not None:
+        if options["input_shape"] is None and options.get("input_tensor") is None:
+            options = {**options, "input_shape": (published.size, published.size, config.input_shape[2])}
+        if options["num_classes"] is None:
+            options = {**options, "num_classes": published.classes}
+    model = build_own(config, **options)
     # A tag names weights of this network, whatever the model is called.
     return load_weights(model, weights if published is None else published)
 

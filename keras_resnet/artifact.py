@@ -19,10 +19,12 @@ from keras_resnet.archives import DAMAGED_ARCHIVE, read_member
 from keras_resnet.data.images import is_shown
 from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.errors import UserError, unknown_name
-from keras_resnet.storage import load_model, read_json
+from keras_resnet.storage import load_model, read_config, read_json
 
 if TYPE_CHECKING:
     import keras
+
+    from keras_resnet.models.config import ResNetConfig
 
 # Suffix of an exported file → its runtime; a SavedModel is a folder.
 RUNTIMES = {".tflite": "tflite", ".onnx": "onnx", ".xml": "openvino"}
@@ -41,6 +43,7 @@ class Artifact:
         answer: float32 images [n, height, width, channels], 0..255, RGB, at the network's size → "probabilities",
             float32 [n, classes], and "heatmap", float32 [n, rows, columns], where a file has one inside.
         model: The Keras network; None for an exported file, whose layers cannot be asked for.
+        config: What the network was built from, where its file says so.
     """
 
     source: str
@@ -49,6 +52,7 @@ class Artifact:
     head: str
     answer: Callable[[np.ndarray], dict[str, np.ndarray]] = dataclasses.field(repr=False)
     model: "keras.Model | None" = dataclasses.field(default=None, repr=False)
+    config: "ResNetConfig | None" = dataclasses.field(default=None, repr=False)
 
     @property
     def pixels(self) -> Preprocessing:
@@ -144,13 +148,20 @@ def load_network(path: str | os.PathLike[str]) -> Artifact:
     return load_artifact(path)
 
 
-def artifact_of(model: "keras.Model", preprocessing: Preprocessing, *, source: str | None = None) -> Artifact:
+def artifact_of(
+    model: "keras.Model",
+    preprocessing: Preprocessing,
+    *,
+    source: str | None = None,
+    config: "ResNetConfig | None" = None,
+) -> Artifact:
     """Makes an artifact of a network in memory.
 
     Args:
         model: A classifier that returns logits or probabilities.
         preprocessing: How an image becomes its input.
         source: What errors call it; default: the model's name.
+        config: What the network was built from; its .keras files hold it then.
 
     Returns:
         The artifact.
@@ -176,14 +187,14 @@ def artifact_of(model: "keras.Model", preprocessing: Preprocessing, *, source: s
 
     source = source or f"The model {model.name!r}"
     labels = _checked_labels(source, preprocessing, model.output_shape)
-    return Artifact(source, preprocessing, labels, head.activation, answer, model)
+    return Artifact(source, preprocessing, labels, head.activation, answer, model, config)
 
 
 def _keras_artifact(path: Path) -> Artifact:
     model, preprocessing = load_model(path)
     if preprocessing is None:
         raise UserError(f"{path} has no preprocessing. Save it with keras_resnet.storage.save_model.")
-    return artifact_of(model, preprocessing, source=str(path))
+    return artifact_of(model, preprocessing, source=str(path), config=read_config(path))
 
 
 def _exported(path: Path, runtime: str) -> Artifact:

@@ -1,4 +1,4 @@
-"""Files that are either whole or absent: atomic writes, and a model stored together with its preprocessing.
+"""Files that are either whole or absent: atomic writes, and a model stored with its preprocessing.
 
 Everything is written under a temporary name in the same folder and renamed at the end, so that an interrupted command
 leaves the old artifact or the new one, never half of it. Nothing here reads or writes pickles.
@@ -6,7 +6,6 @@ leaves the old artifact or the new one, never half of it. Nothing here reads or 
 
 import contextlib
 import csv
-import ctypes
 import hashlib
 import io
 import json
@@ -22,15 +21,20 @@ from typing import TYPE_CHECKING, Any
 
 from keras_resnet.archives import DAMAGED_ARCHIVE, MAX_JSON_BYTES, check_sizes, megabytes, read_member
 from keras_resnet.errors import UserError
+from keras_resnet.filesystem import exchange, flush_to_disk, is_running, remove
+from keras_resnet.models.config_files import config_from_dict, config_to_dict
 from keras_resnet.models.deep_graphs import deep_graphs
 
 if TYPE_CHECKING:
     import keras
 
     from keras_resnet.data.preprocessing import Preprocessing
+    from keras_resnet.models.config import ResNetConfig
 
-# The member of a .keras file (a zip archive) that holds the preprocessing. Keras ignores members it does not know.
+# Members of a .keras file (a zip archive): its preprocessing, and what its network was built from. Keras ignores
+# members that it does not know.
 PREPROCESSING_MEMBER = "preprocessing.json"
+CONFIG_MEMBER = "network.json"
 
 # Names of what is being written: ".HOST-PROCESS-TOKEN.tmp-NAME", and ".old-NAME" for what it replaces.
 _HOST = hashlib.sha256(socket.gethostname().encode()).hexdigest()[:6]
@@ -57,7 +61,7 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[Path]:
         sweep(path.parent, path.name)
         try:
             yield temporary
-            _flush_to_disk(temporary)
+            flush_to_disk(temporary)
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
@@ -87,7 +91,7 @@ def atomic_directory(path: str | os.PathLike[str], *, overwrite: bool = False) -
         temporary.mkdir(parents=True)
         try:
             yield temporary
-            if path.exists() and not _exchange(temporary, path):
+            if path.exists() and not exchange(temporary, path):
                 # In two steps then: the old one steps aside first, and `sweep` brings it back after a kill in between.
                 os.replace(path, retired)
                 try:
@@ -98,9 +102,9 @@ def atomic_directory(path: str | os.PathLike[str], *, overwrite: bool = False) -
             elif not path.exists():
                 os.replace(temporary, path)
         finally:
-            _remove(temporary)
+            remove(temporary)
             if path.exists():
-                _remove(retired)
+                remove(retired)
 
 
 def sweep(directory: str | os.PathLike[str], name: str | None = None) -> None:
@@ -114,13 +118,13 @@ def sweep(directory: str | os.PathLike[str], name: str | None = None) -> None:
     with contextlib.suppress(OSError):
         for entry in list(directory.iterdir()):
             found = _UNFINISHED.fullmatch(entry.name)
-            if found is None or found[1] != _HOST or _is_running(int(found[2])) or name not in (None, found[4]):
+            if found is None or found[1] != _HOST or is_running(int(found[2])) or name not in (None, found[4]):
                 continue
             target = directory / found[4]
             if found[3] == "old" and not target.exists():
                 os.replace(entry, target)
             else:
-                _remove(entry)
+                remove(entry)
 
 
 def is_unfinished(name: str) -> bool:
@@ -266,14 +270,18 @@ def _check_free(directory: Path, there: Path, needed_bytes: int) -> None:
 
 
 def save_model(
-    model: "keras.Model", path: str | os.PathLike[str], preprocessing: "Preprocessing | None" = None
+    model: "keras.Model",
+    path: str | os.PathLike[str],
+    preprocessing: "Preprocessing | None" = None,
+    config: "ResNetConfig | None" = None,
 ) -> None:
-    """Saves a model as one .keras file that carries its preprocessing inside.
+    """Saves a model as one .keras file that carries its preprocessing and its configuration inside.
 
     Args:
         model: The model; it loads again without custom objects when its layers are Keras' own.
         path: The file, ending in ".keras"; replaced when it exists.
         preprocessing: What happens between an image and the network.
+        config: What the network was built from.
 
     Raises:
         UserError: The name does not end in ".keras", or the folder cannot be written.
@@ -284,9 +292,11 @@ def save_model(
     with atomic_file(path) as temporary:
         with deep_graphs():
             model.save(temporary)
-        if preprocessing is not None:
-            with zipfile.ZipFile(temporary, "a", zipfile.ZIP_DEFLATED) as archive:
+        with zipfile.ZipFile(temporary, "a", zipfile.ZIP_DEFLATED) as archive:
+            if preprocessing is not None:
                 archive.writestr(PREPROCESSING_MEMBER, json.dumps(preprocessing.to_dict(), ensure_ascii=False))
+            if config is not None:
+                archive.writestr(CONFIG_MEMBER, json.dumps(config_to_dict(config), ensure_ascii=False))
 
 
 def load_model(path: str | os.PathLike[str]) -> "tuple[keras.Model, Preprocessing | None]":
@@ -334,16 +344,37 @@ def read_preprocessing(path: str | os.PathLike[str]) -> "Preprocessing | None":
     """
     from keras_resnet.data.preprocessing import Preprocessing
 
+    stored = _read_json_member(path, PREPROCESSING_MEMBER)
+    return None if stored is None else Preprocessing.from_dict(stored)
+
+
+def read_config(path: str | os.PathLike[str]) -> "ResNetConfig | None":
+    """Reads what the network in a .keras file was built from, without loading the network.
+
+    Returns:
+        The configuration; None where the file has none, or one of a later version, which this one does not know.
+
+    Raises:
+        UserError: There is no such file, or it is not a .keras file.
+    """
+    stored = _read_json_member(path, CONFIG_MEMBER)
+    try:
+        return config_from_dict(stored) if isinstance(stored, dict) else None
+    except UserError:
+        return None
+
+
+def _read_json_member(path: str | os.PathLike[str], member: str) -> Any:
+    """What a .keras file says in a member; None where it has no such member."""
     if not Path(path).is_file():
         raise UserError(f"There is no model file {path}.")
     try:
         with zipfile.ZipFile(path) as archive:
             check_sizes(archive)
-            text = read_member(archive, PREPROCESSING_MEMBER)
-        stored = None if text is None else json.loads(text)
+            text = read_member(archive, member)
+        return None if text is None else json.loads(text)
     except (*DAMAGED_ARCHIVE, ValueError) as error:
         raise _not_complete(path, error) from None
-    return None if stored is None else Preprocessing.from_dict(stored)
 
 
 def _not_complete(path: str | os.PathLike[str], error: Exception) -> UserError:
@@ -355,26 +386,6 @@ def _unfinished_name(kind: str, name: str) -> str:
     return f".{_HOST}-{os.getpid()}-{secrets.token_hex(4)}.{kind}-{name}"
 
 
-def _is_running(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:  # somebody else's
-        return True
-    return True
-
-
-def _exchange(first: Path, second: Path) -> bool:
-    """Lets two names change places in one step; False where system or file system cannot."""
-    try:
-        rename = ctypes.CDLL(None, use_errno=True).renameat2
-    except (OSError, AttributeError, TypeError):  # not Linux, or a C library without it
-        return False
-    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
-    return rename(here, os.fsencode(first), here, os.fsencode(second), exchange) == 0
-
-
 @contextlib.contextmanager
 def _named_os_errors(path: Path) -> Iterator[None]:
     try:
@@ -383,16 +394,3 @@ def _named_os_errors(path: Path) -> Iterator[None]:
         if isinstance(error, FileNotFoundError) and error.filename is None:
             raise
         raise UserError(f"Cannot write {path}: {error.strerror or error}.") from error
-
-
-def _flush_to_disk(path: Path) -> None:
-    # Without it a power cut after the rename may leave an empty file under the final name.
-    with open(path, "rb") as file:
-        os.fsync(file.fileno())
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)

@@ -217,7 +217,7 @@ def test_leftovers_of_ended_processes_are_swept_and_others_stay(tmp_path, monkey
 def test_a_folder_is_replaced_where_names_cannot_be_exchanged(tmp_path, monkeypatch):
     import keras_resnet.storage as storage
 
-    monkeypatch.setattr(storage, "_exchange", lambda first, second: False)
+    monkeypatch.setattr(storage, "exchange", lambda first, second: False)
     for text in ("old", "new"):
         with atomic_directory(tmp_path / "m", overwrite=True) as folder:
             (folder / "a").write_text(text)

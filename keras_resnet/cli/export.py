@@ -195,14 +195,15 @@ def _artifact(arguments: argparse.Namespace, model_file: Path | None):
     from keras_resnet.applications import create_model
     from keras_resnet.artifact import artifact_of
     from keras_resnet.data.preprocessing import Preprocessing
-    from keras_resnet.storage import load_model
+    from keras_resnet.models.registry import get_config
+    from keras_resnet.storage import load_model, read_config
     from keras_resnet.weights.loading import learnt_preprocessing
 
     if model_file is None:
         model = create_model(arguments.model, weights=arguments.weights)
-        preprocessing = learnt_preprocessing(model, arguments.weights)
+        preprocessing, config = learnt_preprocessing(model, arguments.weights), get_config(arguments.model)
     else:
-        model, preprocessing = load_model(model_file)
+        (model, preprocessing), config = load_model(model_file), read_config(model_file)
     if arguments.preprocessing:
         given = Preprocessing.from_dict(read_json(arguments.preprocessing))
         if preprocessing is not None and given.fingerprint() != preprocessing.fingerprint():
@@ -213,7 +214,7 @@ def _artifact(arguments: argparse.Namespace, model_file: Path | None):
         preprocessing = given
     if preprocessing is None:
         raise UserError(f"{arguments.model} has no preprocessing. Give --preprocessing FILE.json.")
-    return artifact_of(model, preprocessing)
+    return artifact_of(model, preprocessing, config=config)
 
 
 def _images_of(folder: Path, preprocessing, count: int):

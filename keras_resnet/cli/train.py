@@ -17,12 +17,12 @@ from keras_resnet.cli import script
 from keras_resnet.cli.models import TABLE_HEADER, table_row
 from keras_resnet.cli.recipes import settings_table
 from keras_resnet.errors import UserError
-from keras_resnet.models.registry import get_config
+from keras_resnet.models.config_files import network_name
 from keras_resnet.storage import append_row, check_could_write
 from keras_resnet.training.named_recipes import recipe_settings
 from keras_resnet.training.recipe_files import load_settings, override
 from keras_resnet.training.recipes import Recipe, setting_kind
-from keras_resnet.training.runs import RunDirectory, default_name
+from keras_resnet.training.runs import RunDirectory, default_name, find_network
 
 
 def build_parser() -> script.Parser:
@@ -97,14 +97,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _train(arguments: argparse.Namespace, given: list[str]) -> int:
     began, began_cpu = time.perf_counter(), time.process_time()
     recipe, said = _recipe(arguments)
-    # Names are checked before TensorFlow is loaded, so that a typing mistake is answered at once.
-    get_config(recipe.model)
-    script.check_data_set(recipe.dataset)
     if arguments.output and not arguments.find_learning_rate:
         raise UserError(f"--output belongs to --find-learning-rate, got {arguments.output!r}. Leave it out.")
     name = arguments.name or default_name(recipe)
     if name in (".", "..") or Path(name).name != name:
         raise UserError(f"A run's name is the name of one folder, got {name!r}. Use --runs for the place.")
+    # Names are checked before TensorFlow is loaded, so that a typing mistake is answered at once.
+    seed = f"-seed{recipe.seed}" if arguments.seeds and arguments.name else ""
+    find_network(recipe, RunDirectory(Path(arguments.runs) / f"{name}{seed}"), report=lambda line: None)
+    script.check_data_set(recipe.dataset)
 
     from keras_resnet.distribution import require_tensorflow
 
@@ -259,7 +260,7 @@ def _dry_run(recipe: Recipe, as_json: bool, places: dict[str, Any]) -> int:
     lines = [
         *settings_table(recipe),
         TABLE_HEADER.rstrip(),
-        table_row(recipe.model, shape, trial.complexity).rstrip(),
+        table_row(network_name(recipe.model), shape, trial.complexity).rstrip(),
         f"data: {data['name']}, {len(data['labels'])} classes; "
         + ", ".join(f"{size} {split}" for split, size in sizes.items())
         + " images",

@@ -184,7 +184,7 @@ def _write(
     calibration: np.ndarray | None,
     progress: ProgressBar,
 ) -> None:
-    save_model(source.model, folder / "model.keras", source.preprocessing)
+    save_model(source.model, folder / "model.keras", source.preprocessing, source.config)
     write_text(folder / "labels.txt", "".join(f"{name}\n" for name in source.labels))
     write_json(folder / "preprocessing.json", source.preprocessing.to_dict())
     writing = Writing(source.model, source.preprocessing, source.labels, settings, calibration, progress.step)

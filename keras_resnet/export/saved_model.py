@@ -20,6 +20,7 @@ from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.data.transforms import resize_image
 from keras_resnet.export.formats import SAVED_MODEL_VERSION
 from keras_resnet.export.serving import check_exportable, class_activation, serving_network
+from keras_resnet.models.config import ResNetConfig
 from keras_resnet.storage import atomic_directory, save_model, write_json, write_text
 
 TOP = 5
@@ -33,6 +34,7 @@ def export_saved_model(
     directory: str | os.PathLike[str],
     *,
     overwrite: bool = False,
+    config: ResNetConfig | None = None,
 ) -> Path:
     """Writes a model as a folder for serving.
 
@@ -41,6 +43,7 @@ def export_saved_model(
         preprocessing: How an image becomes its input.
         directory: The folder, written as a whole or not at all.
         overwrite: Whether an existing folder may be replaced.
+        config: What the network was built from; the folder's model.keras holds it.
 
     Returns:
         The SavedModel inside the folder, with the signatures of `write_saved_model`.
@@ -50,7 +53,7 @@ def export_saved_model(
     """
     with atomic_directory(directory, overwrite=overwrite) as folder:
         write_saved_model(model, preprocessing, folder / SAVED_MODEL_VERSION)
-        save_model(model, folder / "model.keras", preprocessing)
+        save_model(model, folder / "model.keras", preprocessing, config)
         write_text(
             folder / "labels.txt",
             "".join(f"{label}\n" for label in class_names(preprocessing, model.outputs[0].shape[-1])),

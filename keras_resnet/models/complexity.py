@@ -1,32 +1,19 @@
 """What a network costs: parameters, multiply-adds and feature-map sizes, read off its graph."""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
 
 import keras
 from keras import layers
 
 from keras_resnet.errors import UserError
 from keras_resnet.models.config import ResNetConfig
+from keras_resnet.models.config_files import build_own
+from keras_resnet.models.costs import Complexity, recorded_cost
 from keras_resnet.models.weightless import build_weightless
 
-
-@dataclass(frozen=True)
-class Complexity:
-    """The cost of one network at one input size.
-
-    Attributes:
-        parameters: Trainable parameters, as papers and PyTorch count them.
-        total_parameters: With the moving statistics of batch normalisation, as Keras' summary counts them.
-        multiply_adds: Multiply-accumulate operations for one image in convolutions and dense layers; what papers call
-            FLOPs (He 2015, table 1).
-        feature_maps: (height, width, channels) that leave each stage.
-    """
-
-    parameters: int
-    total_parameters: int
-    multiply_adds: int
-    feature_maps: tuple[tuple[int, int, int], ...]
+# As many blocks of a stage are built to know the cost of all: the first, one of those between, and the last.
+DIFFERENT_BLOCKS = 3
 
 
 def multiply_adds(model: keras.Model) -> int:
@@ -43,16 +30,15 @@ def multiply_adds(model: keras.Model) -> int:
     Raises:
         UserError: If an input side is unknown, since the count depends on it.
     """
-    total = 0
-    for layer in model.layers:
-        if isinstance(layer, layers.Dense):
-            total += math.prod(layer.kernel.shape) * math.prod(layer.output.shape[1:-1])
-        elif isinstance(layer, layers.DepthwiseConv1D | layers.DepthwiseConv2D):
-            total += _pixels(layer) * math.prod(layer.kernel.shape)
-        elif isinstance(layer, layers.Conv1D | layers.Conv2D | layers.Conv3D):
-            # The kernel's shape already holds input channels a group, so groups need no division here.
-            total += _pixels(layer) * math.prod(layer.kernel.shape)
-    return total
+    return sum(map(_multiply_adds, model.layers))
+
+
+def _multiply_adds(layer) -> int:
+    if isinstance(layer, layers.Dense):
+        return math.prod(layer.kernel.shape) * math.prod(layer.output.shape[1:-1])
+    kinds = (layers.DepthwiseConv1D, layers.DepthwiseConv2D, layers.Conv1D, layers.Conv2D, layers.Conv3D)
+    # The kernel's shape already holds input channels a group, so groups need no division here.
+    return _pixels(layer) * math.prod(layer.kernel.shape) if isinstance(layer, kinds) else 0
 
 
 def _pixels(layer) -> int:
@@ -71,27 +57,41 @@ def complexity(model: keras.Model) -> Complexity:
     Raises:
         UserError: If its input sides are unknown.
     """
-    outputs = {}
-    for layer in model.layers:
-        part = layer.name.split("_")[0]
-        if part.startswith("stage") and layer.name.endswith("_out"):
-            outputs[part] = tuple(layer.output.shape[1:])
-    return Complexity(
-        parameters=sum(math.prod(weight.shape) for weight in model.trainable_weights),
-        total_parameters=model.count_params(),
-        multiply_adds=multiply_adds(model),
-        feature_maps=tuple(outputs.values()),
-    )
+    return _complexity(model, {})
 
 
-def complexity_of(config: ResNetConfig | str, **options) -> Complexity:
-    """Measures a network without its weights: no memory is taken and no number drawn, however large it is.
-
-    Args:
-        config: A registry name or a configuration.
-        **options: As for `build_model`, for example `input_shape`.
+def cost_of(config: ResNetConfig) -> Complexity:
+    """Returns the cost of the network of a configuration at its own input size: as recorded, or else measured.
 
     Raises:
-        UserError: If the network cannot be built so, or its input sides are unknown.
+        UserError: The network cannot be built.
     """
-    return complexity(build_weightless(config, **options))
+    return recorded_cost(config) or measure(config)
+
+
+def measure(config: ResNetConfig) -> Complexity:
+    """Measures the network of a configuration at its own input size, in a fraction of the time of building it.
+
+    Its variables get no values, and of blocks that are alike one is built and counted as often as it stands there.
+
+    Raises:
+        UserError: The network cannot be built.
+    """
+    built = tuple(min(depth, DIFFERENT_BLOCKS) for depth in config.depths)
+    model = build_weightless(config.replace(depths=built), build=build_own)
+    stages = enumerate(zip(config.depths, built, strict=True), start=1)
+    return _complexity(model, {f"stage{stage}_block2": 1 + depth - few for stage, (depth, few) in stages})
+
+
+def _complexity(model: keras.Model, repetitions: Mapping[str, int]) -> Complexity:
+    """The cost of a model of which some blocks, by name, stand for several."""
+    outputs, parameters, total, count = {}, 0, 0, 0
+    for layer in model.layers:
+        stage, _, rest = layer.name.partition("_")
+        times = repetitions.get(f"{stage}_{rest.partition('_')[0]}", 1)
+        if stage.startswith("stage") and rest.endswith("_out"):
+            outputs[stage] = tuple(layer.output.shape[1:])
+        parameters += times * sum(math.prod(weight.shape) for weight in layer.trainable_weights)
+        total += times * sum(math.prod(weight.shape) for weight in layer.weights)
+        count += times * _multiply_adds(layer)
+    return Complexity(parameters, total, count, tuple(outputs.values()))

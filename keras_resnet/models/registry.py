@@ -369,9 +369,16 @@ REGISTRY: dict[str, ResNetConfig] = {
 def get_config(name: str) -> ResNetConfig:
     """Looks a network up by name.
 
+    Args:
+        name: A name of the table, or a .json file of a network that is not in it, see `config_files`.
+
     Raises:
-        UserError: If there is no such network; the message names the closest ones.
+        UserError: If there is no such network, the message names the closest ones; or the file is wrong.
     """
+    from keras_resnet.models.config_files import is_config_file, load_config  # which reads the table itself
+
+    if is_config_file(name):
+        return load_config(name)
     try:
         return REGISTRY[name]
     except (KeyError, TypeError):

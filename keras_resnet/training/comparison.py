@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from keras_resnet.models.config_files import is_config_file
 from keras_resnet.pages import SERIES, render_page
 from keras_resnet.progress import duration
 from keras_resnet.training.figures import Curve, line_chart
@@ -126,6 +127,8 @@ def _differences(records: Sequence[RunRecord]) -> dict[str, list[Any]]:
         {
             "recipe": record.based_on,
             **record.settings,
+            # Files of one name may differ.
+            **({"network": record.network.get("paper")} if is_config_file(record.settings["model"]) else {}),
             "data fingerprint": record.dataset.get("fingerprint", "")[:12],
             **record.versions,
             "hardware": record.hardware,

@@ -11,6 +11,7 @@ from keras_resnet.applications import create_model
 from keras_resnet.artifact import load_artifact
 from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.errors import UserError
+from keras_resnet.models.config import ResNetConfig
 from keras_resnet.training.distillation import DistilledModel, teacher_answers
 from keras_resnet.training.fine_tuning import rate_factors
 from keras_resnet.training.fused_normalization import copy_weights, training_twin
@@ -24,12 +25,15 @@ if TYPE_CHECKING:
     from keras_resnet.data.dataset import DatasetSpec
 
 
-def create_network(recipe: Recipe, data: "DatasetSpec") -> tuple[keras.Model, Preprocessing]:
+def create_network(
+    recipe: Recipe, data: "DatasetSpec", config: ResNetConfig | None = None
+) -> tuple[keras.Model, Preprocessing]:
     """Builds the float32 network of a recipe for a data set, and the preprocessing that belongs to it.
 
     Args:
         recipe: The settings.
         data: The data set.
+        config: The configuration of the network; default: what the recipe names.
 
     Returns:
         The network, which returns logits, and its preprocessing.
@@ -41,7 +45,7 @@ def create_network(recipe: Recipe, data: "DatasetSpec") -> tuple[keras.Model, Pr
         "last_gamma": recipe.last_gamma,
     }
     model = create_model(
-        recipe.model,
+        recipe.model if config is None else config,
         num_classes=len(data.labels),
         input_shape=(height, width, channels),
         **{option: value for option, value in options.items() if value},

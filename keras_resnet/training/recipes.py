@@ -49,7 +49,7 @@ class Recipe:
         1, "times that an image comes in an epoch, changed anew each time; fewer images an epoch", minimum=1
     )
 
-    model: str = _setting("resnet8", "network, a name of the model table")
+    model: str = _setting("resnet8", "network: a name of the model table, or a .json file of one of your own")
     last_gamma: str | None = _setting(
         None,
         "initial scale of each block's last normalization; default: the network's own",

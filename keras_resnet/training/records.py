@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from keras_resnet.errors import UserError
+from keras_resnet.models.config_files import RUN_KEY, network_name
 from keras_resnet.storage import read_json
 from keras_resnet.training.named_recipes import RECIPES
 from keras_resnet.training.recipes import Recipe
@@ -24,6 +25,7 @@ class RunRecord:
     Attributes:
         run: The directory.
         settings: Every setting, by name.
+        network: Every field of the network's configuration; none, where the run is older than that.
         based_on: The named recipe that the settings started from, or the path of a file.
         dataset: Name, fingerprint and sizes of the data set.
         versions: Package → version.
@@ -35,6 +37,7 @@ class RunRecord:
 
     run: RunDirectory
     settings: dict[str, Any]
+    network: dict[str, Any]
     based_on: str
     dataset: dict[str, Any]
     versions: dict[str, str]
@@ -46,6 +49,11 @@ class RunRecord:
     @property
     def name(self) -> str:
         return self.run.path.resolve().name
+
+    @property
+    def network_name(self) -> str:
+        """What the network is called, which is a file's name for one of somebody's own."""
+        return self.network.get("name") or network_name(self.settings["model"])
 
     @property
     def best_epoch(self) -> int | None:
@@ -93,6 +101,7 @@ def read_record(path: str | os.PathLike[str]) -> RunRecord:
         run=run,
         # A setting that the run does not know is younger than it: it was trained as the default says.
         settings=Recipe().to_dict() | stored["settings"],
+        network=stored.get(RUN_KEY) or {},
         based_on=stored.get("based_on") or "quick",
         dataset=stored.get("dataset") or {},
         versions=stored.get("versions") or {},

@@ -17,6 +17,7 @@ from keras_resnet.errors import UserError
 from keras_resnet.evaluation import calibration_bins, predict_split
 from keras_resnet.explanation.cards import colour_bar, describe_examples, draw_card
 from keras_resnet.explanation.methods import explain
+from keras_resnet.models.config_files import is_config_file
 from keras_resnet.pages import embedded, render_page
 from keras_resnet.progress import duration
 from keras_resnet.storage import write_text
@@ -156,7 +157,7 @@ def _page(
     return render_page(
         "report.html.jinja",
         title=record.name,
-        subtitle=f"{record.settings['model']} on {record.settings['dataset']}",
+        subtitle=f"{record.network_name} on {record.settings['dataset']}",
         tiles=_tiles(record, artifact),
         curves=_curves(record),
         names=names,
@@ -192,6 +193,9 @@ def _page(
 def _tiles(record: RunRecord, artifact: Artifact) -> list[tuple[str, str, str]]:
     """(heading, figure, explanation) of what a reader wants to know first."""
     metrics, dataset = record.metrics, record.dataset
+    # What it is made of is said of a network that no table has.
+    own = is_config_file(record.settings["model"]) and record.network.get("paper")
+    origin = f"{own}; " if own else ""
     right = round(metrics["top1"] * metrics["count"])
     sizes = ", ".join(f"{dataset[f'{split}_images']:,} {split}" for split in ("training", "validation", "test"))
     return [
@@ -206,7 +210,7 @@ def _tiles(record: RunRecord, artifact: Artifact) -> list[tuple[str, str, str]]:
             duration(metrics["training_seconds"]),
             f"{duration(metrics['training_cpu_seconds'])} of processor time",
         ),
-        ("Network", record.settings["model"], f"{artifact.model.count_params():,} parameters"),
+        ("Network", record.network_name, f"{origin}{artifact.model.count_params():,} parameters"),
         ("Data set", dataset["name"], f"{len(artifact.labels)} classes; {sizes} images"),
     ]
 

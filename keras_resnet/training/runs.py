@@ -1,6 +1,6 @@
 """The run directory: what it holds, when it may be written, and when a training in it may resume.
 
-runs/<name>/recipe.json         settings, versions, data set and its fingerprint
+runs/<name>/recipe.json         settings, the network's configuration, versions, data set and its fingerprint
             metrics.csv         one row per epoch
             tensorboard/        the same as TensorBoard reads it
             checkpoints/        the newest two epochs and the best one
@@ -11,6 +11,7 @@ runs/<name>/recipe.json         settings, versions, data set and its fingerprint
 
 import contextlib
 import csv
+import dataclasses
 import io
 import os
 import re
@@ -22,6 +23,16 @@ from typing import Any
 
 from keras_resnet import provenance
 from keras_resnet.errors import UserError
+from keras_resnet.models.config import ResNetConfig
+from keras_resnet.models.config_files import (
+    NAMING,
+    RUN_KEY,
+    config_from_dict,
+    config_to_dict,
+    is_config_file,
+    network_name,
+)
+from keras_resnet.models.registry import get_config
 from keras_resnet.storage import check_writable, is_unfinished, read_json, sweep, write_json, write_text
 from keras_resnet.training.recipes import Recipe
 
@@ -69,7 +80,30 @@ def default_name(recipe: Recipe) -> str:
     """Returns the name of a run that was given none: a folder or file of data is called by its own name."""
     source, _, argument = recipe.dataset.partition(":")
     data = Path(argument).resolve().stem if source in ("folder", "npz") and argument else recipe.dataset
-    return re.sub(r"[^\w.+-]+", "-", f"{data}-{recipe.model}-seed{recipe.seed}")
+    return re.sub(r"[^\w.+-]+", "-", f"{data}-{network_name(recipe.model)}-seed{recipe.seed}")
+
+
+def find_network(recipe: Recipe, *runs: RunDirectory, report: Callable[[str], None] = print) -> ResNetConfig:
+    """Returns the configuration of a recipe's network.
+
+    Args:
+        recipe: The settings; `model` is a name of the table or a file.
+        runs: Where the file is gone, the first of these that was begun with it has a copy.
+        report: Told that a copy is used.
+
+    Raises:
+        UserError: There is no such network.
+    """
+    if is_config_file(recipe.model) and not Path(recipe.model).exists():
+        for run in runs:
+            if not run.recipe.is_file():
+                continue
+            stored = _read_stored(run)
+            model = stored["settings"].get("model")
+            if RUN_KEY in stored and is_config_file(model) and Path(model).name == Path(recipe.model).name:
+                report(f"There is no file {recipe.model} any more; {run.recipe} has a copy of the network.")
+                return config_from_dict(stored[RUN_KEY])
+    return get_config(recipe.model)
 
 
 def check_run(run: RunDirectory, served: Path, *, resume: bool, overwrite: bool) -> None:
@@ -103,6 +137,7 @@ def open_run(
     run: RunDirectory,
     recipe: Recipe,
     *,
+    network: ResNetConfig,
     dataset: Mapping[str, Any],
     resume: bool,
     overwrite: bool,
@@ -116,6 +151,7 @@ def open_run(
     Args:
         run: The directory, already checked by `check_run`.
         recipe: The settings.
+        network: The configuration of its network, from `find_network`.
         dataset: Name, fingerprint and further facts of the data set.
         resume: Whether the settings must be the run's even where no epoch is complete.
         overwrite: Whether an older run is removed first.
@@ -125,8 +161,8 @@ def open_run(
         based_on: The named recipe that the settings started from, or the path of a file.
 
     Raises:
-        UserError: The folder cannot be written, another process trains in it, or it holds a run with other settings
-            or another data set.
+        UserError: The folder cannot be written, another process trains in it, or it holds a run with other settings,
+            another network or another data set.
     """
     if not writes:
         yield
@@ -139,12 +175,14 @@ def open_run(
             for child in run.path.iterdir():
                 if child.name != _LOCK:
                     shutil.rmtree(child) if child.is_dir() and not child.is_symlink() else child.unlink()
-        if not check_unchanged(run, recipe, dataset=dataset, resume=resume, report=report):
+        if not check_unchanged(run, recipe, network=network, dataset=dataset, resume=resume, report=report):
             write_json(
                 run.recipe,
                 {
                     "based_on": based_on,
                     "settings": recipe.to_dict(),
+                    # Whole: the run can be resumed and its network built when a file or the table has changed.
+                    RUN_KEY: config_to_dict(network),
                     "dataset": dict(dataset),
                     "versions": provenance.versions(),
                     "hardware": provenance.hardware(),
@@ -158,15 +196,17 @@ def check_unchanged(
     run: RunDirectory,
     recipe: Recipe,
     *,
+    network: ResNetConfig,
     dataset: Mapping[str, Any],
     resume: bool = False,
     report: Callable[[str], None],
 ) -> bool:
-    """Makes sure that a run is continued with the settings and the data that it was begun with.
+    """Makes sure that a run is continued with the settings, the network and the data that it was begun with.
 
     Args:
         run: The directory.
         recipe: The settings.
+        network: The configuration of its network, from `find_network`.
         dataset: Name, fingerprint and further facts of the data set.
         resume: Whether that counts even where no epoch is complete.
         report: Told of versions that have changed.
@@ -175,12 +215,12 @@ def check_unchanged(
         Whether there is a run to continue.
 
     Raises:
-        UserError: It holds a run with other settings or another data set.
+        UserError: It holds a run with other settings, another network or another data set.
     """
     # A run without a checkpoint has nothing that other settings could spoil.
     if not run.recipe.is_file() or not (resume or any(run.checkpoints.glob("*.npz"))):
         return False
-    _check_same(run, recipe, dataset, report)
+    _check_same(run, recipe, network, dataset, report)
     return True
 
 
@@ -232,25 +272,56 @@ def _lock(directory: Path) -> Iterator[None]:
             os.unlink(directory / _LOCK)
 
 
+# What a network is called, and what the data set decides, may change.
+_IRRELEVANT = {*NAMING, "input_shape", "num_classes"}
+_DEFAULT_FIELDS = {
+    field.name: list(field.default) if isinstance(field.default, tuple) else field.default
+    for field in dataclasses.fields(ResNetConfig)
+    if field.default is not dataclasses.MISSING
+}
+
+
+def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """The keys with other values, each with both; "" where there are none."""
+    return "; ".join(
+        f"{key} was {before.get(key)!r}, is {now.get(key)!r}"
+        for key in sorted(before.keys() | now.keys())
+        if before.get(key) != now.get(key) and key not in _IRRELEVANT
+    )
+
+
 def _occupied(directory: Path) -> UserError:
     return UserError(f"Another process is training in {directory}. Wait for it or choose another --name.")
 
 
-def _check_same(run: RunDirectory, recipe: Recipe, dataset: Mapping[str, Any], report: Callable) -> None:
+def _read_stored(run: RunDirectory) -> dict[str, Any]:
     stored = read_json(run.recipe)
-    if not isinstance(stored, dict) or not isinstance(stored.get("settings"), dict):
+    parts = (stored.get("settings"), stored.get(RUN_KEY, {})) if isinstance(stored, dict) else (None,)
+    if not all(isinstance(part, dict) for part in parts):
         raise UserError(f"{run.recipe} is not a run's recipe. Choose another --name or --overwrite the run.")
+    return stored
+
+
+def _check_same(
+    run: RunDirectory, recipe: Recipe, network: ResNetConfig, dataset: Mapping[str, Any], report: Callable
+) -> None:
+    stored = _read_stored(run)
     # A setting that the run does not know is younger than it: it was trained as the default says.
     before, now = Recipe().to_dict() | stored["settings"], recipe.to_dict()
-    differences = [
-        f"{key} was {before.get(key)!r}, is {now.get(key)!r}"
-        for key in sorted(before.keys() | now.keys())
-        if before.get(key) != now.get(key)
-    ]
+    if is_config_file(before["model"]) and is_config_file(now["model"]):
+        before["model"] = now["model"]  # what the files say is compared below
+    differences = _differences(before, now)
     if differences:
         raise UserError(
-            f"The run {run.path} was begun with other settings: {'; '.join(differences)}. "
+            f"The run {run.path} was begun with other settings: {differences}. "
             "Use the old ones, choose another --name, or --overwrite it."
+        )
+    # Older runs have no configuration; neither do fields that are younger than the run.
+    differences = _differences(_DEFAULT_FIELDS | stored.get(RUN_KEY, config_to_dict(network)), config_to_dict(network))
+    if differences:
+        raise UserError(
+            f"The run {run.path} was begun with another network {recipe.model}: {differences}. "
+            f"Restore it (a copy is in {run.recipe}), choose another --name, or --overwrite the run."
         )
     if stored.get("dataset", {}).get("fingerprint") != dataset["fingerprint"]:
         raise UserError(

@@ -13,10 +13,16 @@ import keras
 
 from keras_resnet.distribution import create_strategy, require_tensorflow
 from keras_resnet.errors import UserError
-from keras_resnet.models.registry import get_config
 from keras_resnet.storage import read_json
 from keras_resnet.training.recipes import Recipe
-from keras_resnet.training.runs import RunDirectory, check_free, check_run, check_unchanged, default_name
+from keras_resnet.training.runs import (
+    RunDirectory,
+    check_free,
+    check_run,
+    check_unchanged,
+    default_name,
+    find_network,
+)
 from keras_resnet.training.setup import describe, load_data, prepare
 from keras_resnet.training.trainer import train
 
@@ -82,16 +88,17 @@ def train_seeds(
             data.
     """
     require_tensorflow()
-    get_config(recipe.model)
     recipes = [dataclasses.replace(recipe, seed=recipe.seed + number) for number in range(count)]
     directories = [RunDirectory(Path(runs) / seed_name(each, name)) for each in recipes]
+    network = find_network(recipe, *directories, report=report)
     for run in directories:
         if overwrite or not run.is_finished:
             check_run(run, Path(saved_models) / run.path.name, resume=False, overwrite=overwrite)
     strategy = create_strategy(recipe.devices)
     if overwrite:
         # All of them now, so that an interrupted call goes on without removing what it has trained itself.
-        prepare(recipe, strategy, report=lambda line: None)  # nothing is removed for a training that cannot begin
+        # Nothing is removed for a training that cannot begin.
+        prepare(recipe, strategy, config=network, report=lambda line: None)
         for run in directories:
             check_free(run)
             if run.recipe.is_file():
@@ -99,7 +106,7 @@ def train_seeds(
     for each, run in zip(recipes, directories, strict=True):
         if run.is_finished:
             trained, data = load_data(each, strategy, report=lambda line: None)
-            check_unchanged(run, trained, dataset=describe(data), resume=True, report=report)
+            check_unchanged(run, trained, network=network, dataset=describe(data), resume=True, report=report)
             del data
     done = []
     for each, run in zip(recipes, directories, strict=True):
@@ -109,7 +116,8 @@ def train_seeds(
         else:
             # Networks of the runs before would stay in memory, and their names would count on.
             keras.utils.clear_session()
-            train(each, name=run.path.name, runs=runs, saved_models=saved_models, overwrite=overwrite, report=report)
+            places = {"name": run.path.name, "runs": runs, "saved_models": saved_models}
+            train(each, **places, overwrite=overwrite, report=report, network=network)
         done.append(_read(run, each.seed, was_finished=was_finished))
         finished(done[-1])
     return done

@@ -14,6 +14,8 @@ from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.data.sources import load_source
 from keras_resnet.distribution import jit_compile
 from keras_resnet.errors import UserError
+from keras_resnet.models.config import ResNetConfig
+from keras_resnet.models.registry import get_config
 from keras_resnet.training.batch_statistics import IMAGES as STATISTICS_IMAGES
 from keras_resnet.training.batch_statistics import BatchStatistics
 from keras_resnet.training.checkpoints import KEPT
@@ -34,6 +36,7 @@ class Setup:
 
     Attributes:
         recipe: The settings, the batch no larger than the data.
+        config: The configuration of the network.
         data: The data set.
         augmentation: What `parse_augmentation` reads.
         steps: Steps per epoch.
@@ -45,6 +48,7 @@ class Setup:
     """
 
     recipe: Recipe
+    config: ResNetConfig
     data: "DatasetSpec"
     augmentation: str
     steps: int
@@ -81,6 +85,7 @@ def prepare(
     recipe: Recipe,
     strategy: Any,
     *,
+    config: ResNetConfig | None = None,
     learning_rate: Callable[[Any], Any] | None = None,
     report: Callable[[str], None] = print,
 ) -> Setup:
@@ -89,6 +94,7 @@ def prepare(
     Args:
         recipe: The settings.
         strategy: From `create_strategy`; the devices come before the data.
+        config: The configuration of the network; default: what the recipe names.
         learning_rate: A schedule of updates in place of the recipe's.
         report: Takes the lines for a person.
 
@@ -99,6 +105,7 @@ def prepare(
         UserError: A setting or the data is wrong.
     """
     keras.utils.set_random_seed(recipe.seed)
+    config = get_config(recipe.model) if config is None else config
     recipe, data = load_data(recipe, strategy, report=report)
     steps = steps_per_epoch(data.train, recipe.batch_size)
     augmentation = data.augmentation if recipe.augmentation == "default" else recipe.augmentation
@@ -114,7 +121,7 @@ def prepare(
 
     # `model` is the network that is stored, `twin` the one that trains.
     with strategy.scope():
-        model, preprocessing = create_network(recipe, data)
+        model, preprocessing = create_network(recipe, data, config)
         twin = create_twin(model, recipe, preprocessing)
         compile_twin(
             twin,
@@ -131,7 +138,7 @@ def prepare(
         freeze_until=recipe.freeze_until,
     )
     statistics = BatchStatistics(twin) if recipe.ema_decay else None
-    return Setup(recipe, data, augmentation, steps, model, preprocessing, twin, freezing, statistics)
+    return Setup(recipe, config, data, augmentation, steps, model, preprocessing, twin, freezing, statistics)
 
 
 def load_data(recipe: Recipe, strategy: Any, *, report: Callable[[str], None] = print) -> "tuple[Recipe, DatasetSpec]":

@@ -19,7 +19,7 @@ from keras_resnet.distribution import create_strategy, is_chief, require_tensorf
 from keras_resnet.evaluation import Evaluation, evaluate_model, evaluate_predictions, predict_split
 from keras_resnet.export.formats import SAVED_MODEL_VERSION
 from keras_resnet.export.saved_model import export_saved_model
-from keras_resnet.models.registry import get_config
+from keras_resnet.models.config import ResNetConfig
 from keras_resnet.storage import check_writable, save_model, write_json
 from keras_resnet.training.callbacks import AveragedWeights, EarlyStopping, EpochRecords, StepBar, StopOnLostLoss
 from keras_resnet.training.checkpoints import (
@@ -31,7 +31,7 @@ from keras_resnet.training.checkpoints import (
 from keras_resnet.training.fused_normalization import copy_weights
 from keras_resnet.training.recipes import Recipe
 from keras_resnet.training.report import report_if_possible
-from keras_resnet.training.runs import RunDirectory, check_run, default_name, open_run
+from keras_resnet.training.runs import RunDirectory, check_run, default_name, find_network, open_run
 from keras_resnet.training.setup import Setup, describe, disk_needs, prepare
 
 
@@ -69,6 +69,7 @@ def train(
     report: Callable[[str], None] = print,
     based_on: str = "quick",
     report_page: bool = True,
+    network: ResNetConfig | None = None,
 ) -> RunResult:
     """Trains a network, or resumes a training that was interrupted.
 
@@ -82,6 +83,7 @@ def train(
         report: Takes the lines for a person; a live bar appears on a terminal besides.
         based_on: The named recipe that the settings started from, or the path of a file; recipe.json records it.
         report_page: Whether to write report.html.
+        network: The configuration of the network; default: what the recipe names.
 
     Returns:
         The finished run.
@@ -90,8 +92,8 @@ def train(
         UserError: A setting, a folder or the data is wrong, or the loss became NaN or infinite.
     """
     require_tensorflow()
-    get_config(recipe.model)
     run = RunDirectory(Path(runs) / (name or default_name(recipe)))
+    network = network or find_network(recipe, run, report=report)
     served = Path(saved_models) / run.path.name
     check_run(run, served, resume=resume, overwrite=overwrite)
     # The devices come first: TensorFlow takes them once, and every tensor made before would lie elsewhere.
@@ -99,7 +101,7 @@ def train(
     writes = is_chief(strategy)
     if not writes:
         report = _silent
-    setup = prepare(recipe, strategy, report=report)
+    setup = prepare(recipe, strategy, config=network, report=report)
     recipe, data, model, preprocessing, twin = setup.recipe, setup.data, setup.model, setup.preprocessing, setup.twin
 
     run_bytes, served_bytes = disk_needs(model)
@@ -108,6 +110,7 @@ def train(
     with open_run(
         run,
         recipe,
+        network=setup.config,
         dataset=describe(data),
         resume=resume,
         overwrite=overwrite,
@@ -159,8 +162,8 @@ def train(
         )
         if writes:
             # The test metrics come last: they mark the run as finished.
-            save_model(model, run.model, preprocessing)
-            export_saved_model(model, preprocessing, served, overwrite=True)
+            save_model(model, run.model, preprocessing, setup.config)
+            export_saved_model(model, preprocessing, served, overwrite=True, config=setup.config)
             metrics = {
                 **test.to_dict(),
                 **both,

@@ -18,12 +18,19 @@ from keras_resnet.data.batches import evaluation_batches
 from keras_resnet.data.folder import named_unreadable_files
 from keras_resnet.distribution import create_strategy, require_tensorflow
 from keras_resnet.models.complexity import Complexity, complexity
-from keras_resnet.models.registry import get_config
+from keras_resnet.models.config_files import network_name
 from keras_resnet.storage import check_could_write
 from keras_resnet.training.callbacks import StopOnLostLoss
 from keras_resnet.training.checkpoints import KEPT, TrainingState, newest_epoch
 from keras_resnet.training.recipes import Recipe
-from keras_resnet.training.runs import RunDirectory, check_free, check_run, check_unchanged, default_name
+from keras_resnet.training.runs import (
+    RunDirectory,
+    check_free,
+    check_run,
+    check_unchanged,
+    default_name,
+    find_network,
+)
 from keras_resnet.training.setup import Setup, describe, disk_needs, prepare
 from keras_resnet.weights.catalog import find_weights
 from keras_resnet.weights.download import cache_directory, matches_digest
@@ -117,19 +124,19 @@ def try_training(
     """
     began = time.perf_counter()
     require_tensorflow()
-    get_config(recipe.model)
     run = RunDirectory(Path(runs) / (name or default_name(recipe)))
+    network = find_network(recipe, run, report=report)
     check_run(run, Path(saved_models) / run.path.name, resume=resume, overwrite=overwrite)
     strategy = create_strategy(recipe.devices)
     stored_weights = recipe.weights
-    setup = prepare(_without_download(recipe, report), strategy, report=report)
+    setup = prepare(_without_download(recipe, report), strategy, config=network, report=report)
     recipe = dataclasses.replace(setup.recipe, weights=stored_weights)
     run_bytes, served_bytes = disk_needs(setup.model)
     check_could_write(saved_models, served_bytes)
     check_could_write(run.path, run_bytes)
     check_free(run)
     is_begun = not overwrite and check_unchanged(
-        run, recipe, dataset=describe(setup.data), resume=resume, report=report
+        run, recipe, network=network, dataset=describe(setup.data), resume=resume, report=report
     )
     done = newest_epoch(run.checkpoints) if is_begun else 0
 
@@ -238,7 +245,7 @@ def _without_download(recipe: Recipe, report: Callable[[str], None]) -> Recipe:
     """The recipe from random weights where its published ones are not in the cache yet: that costs the same time."""
     if recipe.weights is None or not is_tag(recipe.weights):
         return recipe
-    published = find_weights(recipe.model, recipe.weights)
+    published = find_weights(network_name(recipe.model), recipe.weights)
     path = cache_directory() / published.filename
     if path.is_file() and matches_digest(path, published.digest):
         return recipe

@@ -1,7 +1,7 @@
 """Published weights: where they lie, how to know them again, what images they expect and how good they are.
 
-Entries made of the tables in `published`, and functions that look things up; nothing here downloads or imports Keras.
-A tag is spelled `publisher:NAME`, for example "torchvision:IMAGENET1K_V2".
+Entries made of the tables in `published` and its siblings, and functions that look things up; nothing here downloads or
+imports Keras. A tag is spelled `publisher:NAME`, for example "torchvision:IMAGENET1K_V2".
 """
 
 import re
@@ -16,14 +16,17 @@ from keras_resnet.weights.published import (
     BSD,
     CAFFE,
     CIFAR10_LABELS,
+    DATA_SETS,
     HALF,
     IMAGENET,
     KERAS,
     KERAS_TABLE,
-    TIMM_TABLE,
+    TIMM_CLASSES,
     TORCHVISION,
     TORCHVISION_TABLE,
 )
+from keras_resnet.weights.published_timm import TIMM_TABLE
+from keras_resnet.weights.published_timm_variants import TIMM_VARIANTS_TABLE
 
 
 @dataclass(frozen=True)
@@ -35,15 +38,16 @@ class PublishedWeights:
         tag: "publisher:NAME".
         url: Where the publisher keeps it.
         digest: "sha256:…" or "md5:…" as the publisher gives it, whole or its beginning; "" where none is given.
-        licence: SPDX name.
+        licence: SPDX name; "unknown" where the publisher names none.
         size: Side of the square network input in pixels.
         crop_fraction: Size over the shorter side of the resized image.
         interpolation: How images are resized.
         normalization: (mean, standard deviation, colour order).
-        top1: Published top-1 accuracy in %, on ImageNet's validation or CIFAR-10's test images; None where none is.
+        top1: Published top-1 accuracy in %, on ImageNet-1k's validation or CIFAR-10's test images; None where none is.
         top5: Published top-5 accuracy in %; None where none is.
         accuracy_source: Where that accuracy is published.
         labels: Class names, where the publisher's order is known here.
+        classes: How many the head has, a key of `DATA_SETS`.
     """
 
     model: str
@@ -59,6 +63,12 @@ class PublishedWeights:
     top5: float | None
     accuracy_source: str
     labels: tuple[str, ...] = ()
+    classes: int = 1000
+
+    @property
+    def data_set(self) -> str:
+        """What the classes are those of."""
+        return DATA_SETS[self.classes]
 
     @property
     def filename(self) -> str:
@@ -112,13 +122,15 @@ def _entries() -> list[PublishedWeights]:
     for model, file, accuracy in AKAMASTER_TABLE:
         origin = ("akamaster:cifar10", AKAMASTER + file, _digest_in(file), "BSD-2-Clause")
         images = (32, 1.0, "bilinear", IMAGENET)
-        reported = (accuracy, None, "github.com/akamaster/pytorch_resnet_cifar10, README")
-        entries.append(PublishedWeights(model, *origin, *images, *reported, CIFAR10_LABELS))
-    for model, name, base, file, size, crop, interpolation, normalization, licence, top1, top5 in TIMM_TABLE:
-        origin = (f"timm:{name}", base + file, _digest_in(file), licence)
-        images = (size, crop, interpolation, normalization)
+        published = (accuracy, None, "github.com/akamaster/pytorch_resnet_cifar10, README")
+        entries.append(PublishedWeights(model, *origin, *images, *published, CIFAR10_LABELS, len(CIFAR10_LABELS)))
+    for model, name, base, file, *images, licence, top1, top5 in (*TIMM_TABLE, *TIMM_VARIANTS_TABLE):
+        # The model hub has a folder for each, called as timm calls them.
+        url = base + (file or f"{model.removesuffix('_timm')}.{name}/resolve/main/model.safetensors")
+        origin = (f"timm:{name}", url, _digest_in(file), licence)
         published = (top1, top5, "pytorch-image-models, results/results-imagenet.csv")
-        entries.append(PublishedWeights(model, *origin, *images, *published))
+        classes = next((count for ending, count in TIMM_CLASSES.items() if name.endswith(ending)), 1000)
+        entries.append(PublishedWeights(model, *origin, *images, *published, classes=classes))
     return entries
 
 
@@ -151,7 +163,7 @@ def find_weights(model: str, tag: str) -> PublishedWeights:
     entries = {entry.tag: entry for entry in CATALOG if entry.model == model}
     if tag in entries:
         return entries[tag]
-    on_imagenet = [entry for entry in entries.values() if not entry.tag.startswith("akamaster:")]
+    on_imagenet = [entry for entry in entries.values() if entry.classes == 1000]
     if tag == "imagenet" and on_imagenet:
         newest = [entry for entry in on_imagenet if entry.tag.startswith("torchvision:")]
         return newest[-1] if newest else on_imagenet[0]

@@ -11,10 +11,11 @@ import numpy as np
 
 from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.errors import UserError, unknown_name
+from keras_resnet.models.config import ResNetConfig
 from keras_resnet.models.deep_graphs import deep_graphs
 from keras_resnet.models.registry import get_config
 from keras_resnet.models.resnet import build_model
-from keras_resnet.storage import atomic_file, load_model, save_model
+from keras_resnet.storage import atomic_file, load_model, read_config, save_model
 from keras_resnet.weights import pytorch, torch_files
 from keras_resnet.weights.assign import variables_by_name
 from keras_resnet.weights.catalog import find_weights
@@ -94,11 +95,10 @@ def convert(
         raise unknown_name("suffix to write", output.suffix, (KERAS_SUFFIX, *torch_files.SUFFIXES))
     if model_name is None:
         model, preprocessing = _own_model(source)
-        report = None
+        config, report = read_config(source), None
     else:
-        target = model_name
+        target, config = model_name, get_config(model_name)
         if num_classes is not None or channels is not None:
-            config = get_config(model_name)
             shape = (*config.input_shape[:2], channels or config.input_shape[2])
             target = build_model(config, num_classes=num_classes, input_shape=shape)
         model, report = load_reported(target, source, head=head)
@@ -111,7 +111,7 @@ def convert(
     if labels:
         preprocessing = _with_labels(preprocessing, labels, model)
     if output.suffix == KERAS_SUFFIX:
-        difference = _write_keras(model, output, preprocessing)
+        difference = _write_keras(model, output, preprocessing, config)
     else:
         difference = _write_torch(model, output, naming)
     said = remarks(report) if report else []
@@ -157,13 +157,15 @@ def _with_labels(preprocessing: Preprocessing | None, labels: Sequence[str], mod
     return dataclasses.replace(preprocessing, labels=tuple(labels))
 
 
-def _write_keras(model: keras.Model, output: Path, preprocessing: Preprocessing | None) -> float:
+def _write_keras(
+    model: keras.Model, output: Path, preprocessing: Preprocessing | None, config: ResNetConfig | None
+) -> float:
     height, width, channels = model.inputs[0].shape[1:]
     shape = (2, height or OPEN_SIDE, width or OPEN_SIDE, channels)
     images = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
     expected = np.asarray(keras.ops.convert_to_numpy(model(images, training=False)))
     with atomic_file(output) as temporary, deep_graphs():
-        save_model(model, temporary, preprocessing)
+        save_model(model, temporary, preprocessing, config)
         again, _ = load_model(temporary)
         found = np.asarray(keras.ops.convert_to_numpy(again(images, training=False)))
         difference = float(np.abs(found - expected).max())

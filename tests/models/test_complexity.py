@@ -5,12 +5,14 @@ import resource
 
 import keras
 import pytest
+from keras.src.backend.common import global_state
 from PIL import Image
 
 from keras_resnet.errors import UserError
-from keras_resnet.models.complexity import complexity, complexity_of, multiply_adds
+from keras_resnet.models.complexity import DIFFERENT_BLOCKS, complexity, cost_of, measure, multiply_adds
+from keras_resnet.models.costs import recorded_cost
 from keras_resnet.models.diagram import draw_network
-from keras_resnet.models.registry import get_config
+from keras_resnet.models.registry import REGISTRY, get_config
 from keras_resnet.models.resnet import build_model
 
 
@@ -27,7 +29,7 @@ from keras_resnet.models.resnet import build_model
 def test_multiply_adds_round_to_the_published_figure(name, published, unit):
     digits = 0 if published == 41 else 1
     # Xie counts 4.2 G; the exact sum over its table's layers is 4.23.
-    assert round(complexity_of(name).multiply_adds / unit, digits) == published
+    assert round(cost_of(get_config(name)).multiply_adds / unit, digits) == published
 
 
 def test_multiply_adds_of_each_kind_of_layer_equal_a_count_by_hand():
@@ -41,13 +43,48 @@ def test_multiply_adds_of_each_kind_of_layer_equal_a_count_by_hand():
     assert multiply_adds(keras.Model(images, x)) == 20 * 6 * 18 + 20 * 6 * 9 + 20 * 2 * 30 + 120
 
 
+def longest(group):
+    """The smallest network of a group that has a stage of more blocks than are built to be counted, or its smallest."""
+    rows = [config for config in REGISTRY.values() if config.group == group]
+    return min(rows, key=lambda config: (max(config.depths) <= DIFFERENT_BLOCKS, sum(config.depths)))
+
+
+@pytest.mark.parametrize("group", dict.fromkeys(config.group for config in REGISTRY.values()))
+def test_the_cost_of_few_blocks_without_values_is_that_of_the_network(group, zero_kernels):
+    config = longest(group)
+    assert measure(config) == complexity(build_model(config)) == cost_of(config)
+
+
+def test_every_network_has_its_cost_on_record():
+    missing = [name for name, config in REGISTRY.items() if recorded_cost(config) is None]
+    assert missing == [], "PYTHONPATH=. python tests/models/record_costs.py"
+
+
+def test_a_changed_network_has_no_cost_on_record():
+    config = get_config("resnet8")
+    assert recorded_cost(config.replace(paper="the same elsewhere")) == recorded_cost(config)
+    assert recorded_cost(config.replace(attention="se")) is None
+    assert recorded_cost(config.replace(name="other")) is None
+    assert cost_of(config.replace(attention="se")).parameters > cost_of(config).parameters
+
+
+def test_counting_leaves_nothing_behind(zero_kernels):
+    measure(get_config("resnet8"))
+    with keras.StatelessScope():  # would give values to all variables that wait for one
+        pass
+    layer = keras.layers.Dense(2)
+    layer.build((None, 3))
+    assert layer.kernel.shape == (3, 2)
+    assert global_state.get_global_attribute("uninitialized_variables") in (None, [])
+
+
 def test_unknown_input_sides_are_refused():
     with pytest.raises(UserError, match="input_shape"):
         multiply_adds(build_model("resnet8", input_shape=(None, None, 3)))
 
 
 def test_feature_maps_are_the_papers():
-    maps = complexity_of("resnet50").feature_maps
+    maps = cost_of(get_config("resnet50")).feature_maps
     assert maps == ((56, 56, 256), (28, 28, 512), (14, 14, 1024), (7, 7, 2048))  # He 2015, table 1
 
 
@@ -55,7 +92,7 @@ def test_feature_maps_are_the_papers():
 def test_the_picture_has_a_box_for_every_part(name, tmp_path):
     config = get_config(name)
     path = tmp_path / "network.png"
-    draw_network(config, complexity_of(config), path)
+    draw_network(config, cost_of(config), path)
     with Image.open(path) as image:
         middle = [image.getpixel((x, 2 * 210)) for x in range(image.width)]
     boxes = sum(a == (255, 255, 255) and b != a for a, b in itertools.pairwise(middle))
@@ -64,14 +101,15 @@ def test_the_picture_has_a_box_for_every_part(name, tmp_path):
 
 @pytest.mark.parametrize("name", ["resnet8", "resnet50_v1", "resnest14d", "resnetv2_18d"])
 def test_without_weights_the_cost_is_the_same(name):
-    assert complexity_of(name) == complexity(build_model(name))
-    shape = (96, 64, 3)
-    assert complexity_of(name, input_shape=shape) == complexity(build_model(name, input_shape=shape))
+    config = get_config(name)
+    assert measure(config) == complexity(build_model(name))
+    other = config.replace(input_shape=(96, 64, 3))
+    assert measure(other) == complexity(build_model(other))
 
 
 def test_the_largest_network_is_measured_without_memory_for_its_weights():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    cost = complexity_of("resnetv2_152x4_bit")
+    cost = measure(get_config("resnetv2_152x4_bit"))
     assert cost.parameters == 936_533_224  # timm 1.0.31
     # Its weights alone are 3.7 GB; the graph took 60 MB when measured. Kilobytes.
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500_000
@@ -83,4 +121,4 @@ def test_the_largest_network_is_measured_without_memory_for_its_weights():
 
 def test_what_cannot_be_built_cannot_be_measured():
     with pytest.raises(UserError, match="at least 32×32"):
-        complexity_of("resnet18", input_shape=(16, 16, 3))
+        measure(get_config("resnet18").replace(input_shape=(16, 16, 3)))

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import http.server
 import threading
+import warnings
 
 import numpy as np
 import pytest
@@ -78,6 +79,20 @@ def test_a_tag_downloads_once_and_then_works_without_network(published, server, 
     create_model("resnet8", weights="akamaster:cifar10")
     assert server.requests == ["/resnet8.safetensors"]
     assert [path.name for path in cache.iterdir()] == ["resnet8.safetensors"]
+
+
+def test_the_head_has_the_classes_of_the_weights(published, server, cache, monkeypatch, tmp_path):
+    path = tmp_path / "four.safetensors"
+    pytorch.save_checkpoint(create_model("resnet8", num_classes=4), path)
+    server.files["/resnet8.safetensors"] = (path.read_bytes(), path.stat().st_size)
+    entry = dataclasses.replace(published, digest="", classes=4, labels=())
+    monkeypatch.setattr(catalog, "CATALOG", (entry,))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # the head is not new
+        model = create_model("resnet8", weights="akamaster:cifar10")
+    assert model.output_shape == (None, 4)
+    with pytest.warns(UserWarning, match="head is new"):
+        assert create_model("resnet8", weights="akamaster:cifar10", num_classes=3).output_shape == (None, 3)
 
 
 def test_preprocessing_follows_the_input_and_the_head(published, cache, monkeypatch):
