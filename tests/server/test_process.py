@@ -298,13 +298,14 @@ def test_a_saved_model_is_served_beside_them(flowers, start_server, pictures, ex
         assert found["predictions"][0]["probability"] == pytest.approx(float(expected[0].max()), abs=1e-4)
 
 
-def test_the_api_is_what_its_document_says(shared):
+@pytest.mark.slow
+def test_the_api_is_what_its_document_says(shared, tmp_path):
     """Schemathesis makes up requests, good and bad ones; none may end in a mistake of ours, or hang."""
     pytest.importorskip("schemathesis")
     program = Path(sys.executable).with_name("schemathesis")
     command = [program, "run", f"{shared.url}/openapi.json", "--max-examples", "15"]
     command += ["--request-timeout", "10", "--seed", "1", "--no-color"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=180)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=180)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-1000:]
     assert "Traceback" not in shared.error_text()
     assert fetch(f"{shared.url}/readyz")[0] == 200
