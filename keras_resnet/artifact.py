@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 # Suffix of an exported file → its runtime; a SavedModel is a folder.
 RUNTIMES = {".tflite": "tflite", ".onnx": "onnx", ".xml": "openvino"}
+# Runtimes that are an extra of this package.
+EXTRAS = ("onnx", "openvino")
 APPLICATIONS = "keras.applications:"
 
 
@@ -44,6 +46,7 @@ class Artifact:
             float32 [n, classes], and "heatmap", float32 [n, rows, columns], where a file has one inside.
         model: The Keras network; None for an exported file, whose layers cannot be asked for.
         config: What the network was built from, where its file says so.
+        runtime: The opened file, for what else it can do; None for a network.
     """
 
     source: str
@@ -53,6 +56,7 @@ class Artifact:
     answer: Callable[[np.ndarray], dict[str, np.ndarray]] = dataclasses.field(repr=False)
     model: "keras.Model | None" = dataclasses.field(default=None, repr=False)
     config: "ResNetConfig | None" = dataclasses.field(default=None, repr=False)
+    runtime: runtimes.Runtime | None = dataclasses.field(default=None, repr=False)
 
     @property
     def pixels(self) -> Preprocessing:
@@ -90,13 +94,14 @@ def class_names(preprocessing: Preprocessing, count: int) -> tuple[str, ...]:
     return preprocessing.labels or tuple(str(number) for number in range(count))
 
 
-def load_artifact(path: str | os.PathLike[str]) -> Artifact:
+def load_artifact(path: str | os.PathLike[str], *, in_memory: bool = False) -> Artifact:
     """Loads a network or an exported file.
 
     Args:
         path: A run directory, a folder of saved_models/, a .keras file, a SavedModel directory, a .tflite or .onnx
             file, OpenVINO's .xml, or the name of a keras.applications ResNet with its weights file
             ("keras.applications:ResNet50=weights.h5"; without "=…" the weights are random).
+        in_memory: Whether a .tflite file is read as a whole, so that it may be overwritten while it is in use.
 
     Returns:
         The artifact.
@@ -123,7 +128,7 @@ def load_artifact(path: str | os.PathLike[str]) -> Artifact:
     elif path.is_file() and path.suffix == ".keras":
         return _keras_artifact(path)
     elif path.is_file() and path.suffix in RUNTIMES:
-        return _exported(path, RUNTIMES[path.suffix])
+        return _exported(path, RUNTIMES[path.suffix], in_memory=in_memory)
     raise UserError(
         f"{path} is not a model. Give a run directory, a .keras file, a SavedModel, or a .tflite, .onnx or .xml file."
     )
@@ -197,7 +202,7 @@ def _keras_artifact(path: Path) -> Artifact:
     return artifact_of(model, preprocessing, source=str(path), config=read_config(path))
 
 
-def _exported(path: Path, runtime: str) -> Artifact:
+def _exported(path: Path, runtime: str, *, in_memory: bool = False) -> Artifact:
     places = [path.with_suffix(".preprocessing.json"), path.parent / "preprocessing.json"]
     if runtime == "saved_model":
         inside = path / "assets.extra" / "preprocessing.json"
@@ -209,15 +214,17 @@ def _exported(path: Path, runtime: str) -> Artifact:
         places.append(path.parents[1] / "preprocessing.json")
     name = {"saved_model": "SavedModel"}.get(runtime, f"{path.suffix} file")
     try:
-        opened = runtimes.OPENERS[runtime](os.fspath(path))
+        options = {"in_memory": in_memory} if runtime == "tflite" else {}
+        opened = runtimes.OPENERS[runtime](os.fspath(path), **options)
     except ModuleNotFoundError as error:
-        raise UserError(f"{path} needs {error.name}: pip install 'keras-resnet[{runtime}]'.") from None
+        package = f"'keras-resnet[{runtime}]'" if runtime in EXTRAS else (error.name or "").replace("_", "-")
+        raise UserError(f"{path} needs {error.name}: pip install {package}.") from None
     except Exception as error:  # each runtime has its own kinds
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(f"{path} is not a complete {name} of a classifier: {reason}") from None
     preprocessing = _preprocessing_of(path, embedded, places)
     labels = _checked_labels(str(path), preprocessing, opened.output_shape)
-    return Artifact(str(path), preprocessing, labels, "softmax", opened.answer)
+    return Artifact(str(path), preprocessing, labels, "softmax", opened.answer, runtime=opened)
 
 
 def _checked_labels(source: str, preprocessing: Preprocessing, shape: tuple) -> tuple[str, ...]:

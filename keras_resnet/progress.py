@@ -3,15 +3,15 @@
 import sys
 import time
 
-from tqdm import tqdm
-
 _WIDTH = 100  # of a line in a log file
 
 
 def close_bars() -> None:
     """Ends the lines of bars that an error cut short, so that its sentence gets a line of its own."""
-    for bar in list(tqdm._instances):
-        bar.close()
+    # Not loaded, tqdm has drawn nothing; what answers --help or serves .tflite files does without it.
+    if "tqdm" in sys.modules:
+        for bar in list(sys.modules["tqdm"].tqdm._instances):
+            bar.close()
 
 
 class ProgressBar:
@@ -39,6 +39,8 @@ class ProgressBar:
             total: Its steps; None where nobody knows.
             unit: What a step is; "B" for bytes, which are shown as kB, MB and so on.
         """
+        from tqdm import tqdm
+
         self._stage, self.done, self._began = self._stage + 1, 0, time.monotonic()
         numbered = f"[{self._stage}/{self._stages}] {label}" if self._stages > 1 else label
         self._looks = {"total": total, "unit": unit if unit == "B" else f" {unit}", "unit_scale": unit == "B"}
@@ -63,7 +65,7 @@ class ProgressBar:
         self._bar.close()
         if self._show and not self._live:
             seconds = time.monotonic() - self._began
-            line = tqdm.format_meter(self.done, elapsed=seconds, prefix=self._label, ncols=_WIDTH, **self._looks)
+            line = self._bar.format_meter(self.done, elapsed=seconds, prefix=self._label, ncols=_WIDTH, **self._looks)
             print(line, file=sys.stderr, flush=True)
 
     def clear(self) -> None:

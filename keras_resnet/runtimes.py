@@ -20,10 +20,18 @@ class Runtime:
         answer: Images [n, height, width, channels], uint8 or float32, 0..255, at the network's size → "probabilities",
             float32 [n, classes], and "heatmap", float32 [n, rows, columns], where the file has one.
         output_shape: Shape of the probabilities; what is open in it is None.
+        has_heatmap: Whether `answer` returns a heat map.
+        takes_target: Whether `answer` takes, behind the images, the classes whose heat maps it returns, int32 [n]; -1,
+            and without them: the most probable one.
+        explain_files: Bytes of n image files and classes, int32 [n] → as `answer`, with the heat maps of those classes;
+            None where the file has no such signature.
     """
 
-    answer: Callable[[np.ndarray], dict[str, np.ndarray]]
+    answer: Callable[..., dict[str, np.ndarray]]
     output_shape: tuple[int | None, ...]
+    has_heatmap: bool = False
+    takes_target: bool = False
+    explain_files: Callable[[list[bytes], np.ndarray], dict[str, np.ndarray]] | None = None
 
 
 def open_saved_model(path: str, threads: int | None = None) -> Runtime:
@@ -50,17 +58,30 @@ def open_saved_model(path: str, threads: int | None = None) -> Runtime:
         wanted = {"probabilities": scores, "heatmap": "heatmap"}
         return {key: found[output].numpy() for key, output in wanted.items() if output in found}
 
-    return Runtime(answer, tuple(outputs[scores].shape))
+    explain_files = None
+    if "explain_class_bytes" in loaded.signatures:
+        explain = loaded.signatures["explain_class_bytes"]
+
+        def explain_files(files: list[bytes], target: np.ndarray) -> dict[str, np.ndarray]:
+            found = explain(images=tf.constant(files), target=tf.constant(target, tf.int32))
+            return {name: found[name].numpy() for name in RANKS}
+
+    return Runtime(answer, tuple(outputs[scores].shape), has_heatmap="heatmap" in outputs, explain_files=explain_files)
 
 
-def open_tflite(path: str, threads: int | None = None) -> Runtime:
-    """Opens a .tflite file; ValueError where it is not complete, or takes no images, or is not a classifier."""
+def open_tflite(path: str, threads: int | None = None, *, in_memory: bool = False) -> Runtime:
+    """Opens a .tflite file; ValueError where it is not complete, or takes no images, or is not a classifier.
+
+    Mapped, as phones do it, the process dies when the file is overwritten in place; `in_memory` reads it first.
+    """
     from ai_edge_litert.interpreter import Interpreter
 
     with open(path, "rb") as file:
-        if file.read(8)[4:] != b"TFL3":
+        contents = file.read() if in_memory else file.read(8)
+        if contents[4:8] != b"TFL3":
             raise ValueError(f"its {os.path.getsize(path)} bytes do not carry the mark TFL3")
-    interpreter = Interpreter(model_path=path, num_threads=threads or os.cpu_count())
+    source = {"model_content": contents} if in_memory else {"model_path": path}
+    interpreter = Interpreter(**source, num_threads=threads or os.cpu_count())
     interpreter.allocate_tensors()
     # Told apart by rank: images have four dimensions, and a second input asks which class to explain; probabilities
     # have two, a heat map three.
@@ -71,24 +92,40 @@ def open_tflite(path: str, threads: int | None = None) -> Runtime:
     outputs = {name: next((e for e in returned if len(e["shape"]) == rank), None) for name, rank in RANKS.items()}
     if outputs["probabilities"] is None:
         raise ValueError("it is not a classifier: none of its outputs are [batch, classes]")
-    batch = int(images_in["shape"][0])
+    is_open, shaped = int(images_in["shape_signature"][0]) == -1, int(images_in["shape"][0])
+    batch = OPEN_BATCH if is_open else shaped
+    takes_target = len(taken) > 1
 
-    def run(images: np.ndarray) -> dict[str, np.ndarray]:
-        filled = np.resize(images, (batch, *images.shape[1:]))
+    def run(images: np.ndarray, target: np.ndarray) -> dict[str, np.ndarray]:
+        nonlocal shaped
+        count = len(images) if is_open else batch
+        if count != shaped:
+            for entry in taken:
+                interpreter.resize_tensor_input(entry["index"], [count, *entry["shape"][1:]])
+            interpreter.allocate_tensors()
+            shaped = count
+        filled = np.resize(images, (count, *images.shape[1:]))
         interpreter.set_tensor(images_in["index"], _quantized(filled, images_in))
         for entry in taken:
             if entry["index"] != images_in["index"]:
-                interpreter.set_tensor(entry["index"], np.full(batch, -1, np.int32))
+                interpreter.set_tensor(entry["index"], np.resize(target, count))
         interpreter.invoke()
         answers = {name: (interpreter.get_tensor(e["index"]), e) for name, e in outputs.items() if e is not None}
         return {name: _dequantized(value, entry)[: len(images)] for name, (value, entry) in answers.items()}
 
-    def answer(images: np.ndarray) -> dict[str, np.ndarray]:
-        # In the file's own batches: the graph need not have a dynamic one.
-        parts = [run(images[start : start + batch]) for start in range(0, len(images), batch)]
+    def answer(images: np.ndarray, target: np.ndarray | None = None) -> dict[str, np.ndarray]:
+        classes = np.full(len(images), -1, np.int32) if target is None else np.asarray(target, np.int32)
+        # In the file's own batches, where it has a fixed one.
+        starts = range(0, len(images), batch)
+        parts = [run(images[start : start + batch], classes[start : start + batch]) for start in starts]
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
-    return Runtime(answer, (None, int(outputs["probabilities"]["shape"][-1])))
+    return Runtime(
+        answer,
+        (None, int(outputs["probabilities"]["shape"][-1])),
+        has_heatmap=outputs["heatmap"] is not None,
+        takes_target=takes_target,
+    )
 
 
 def open_onnx(path: str, threads: int | None = None) -> Runtime:
@@ -130,6 +167,8 @@ OPENERS = {
     "onnx": open_onnx,
     "openvino": open_openvino,
 }
+# Images of a call of a .tflite file whose batch is open, at most.
+OPEN_BATCH = 64
 # Dimensions of each output, by which formats that lose the names are read.
 RANKS = {"probabilities": 2, "heatmap": 3}
 

@@ -51,7 +51,7 @@ def benchmark_exports(
         One row a contestant and batch: `contestant`, `batch`, `median_ms`, `cpu_ms` (processor time of all threads),
         `images_per_second`, `against` (what it is compared with) and `speedup` over that.
     """
-    model, preprocessing = _random_network(name)
+    model, preprocessing = random_network(name)
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
@@ -69,7 +69,8 @@ def benchmark_exports(
     return [{"model": name, **row} for row in rows]
 
 
-def _random_network(name: str) -> tuple[keras.Model, Preprocessing]:
+def random_network(name: str) -> tuple[keras.Model, Preprocessing]:
+    """Returns a network of the model table with random weights, no batch norm of it inert, and a preprocessing."""
     config = get_config(name)
     keras.utils.set_random_seed(0)
     model = build_model(config)

@@ -9,7 +9,7 @@ from typing import Any
 
 from keras_resnet import provenance
 from keras_resnet.cli import script
-from keras_resnet.errors import UserError
+from keras_resnet.errors import UserError, unknown_name
 from keras_resnet.models.registry import get_config
 from keras_resnet.progress import ProgressBar
 from keras_resnet.storage import append_rows, read_rows
@@ -20,6 +20,10 @@ VERBS = {
     "operators": ("keras_resnet.cli.benchmark:benchmark_operators", "where the time of a training step goes"),
     "explain": ("keras_resnet.cli.benchmark:benchmark_explain", "heat maps beside the forward pass and tf-keras-vis"),
     "export": ("keras_resnet.cli.benchmark:benchmark_export", "exported formats beside plain model.export"),
+    "serve": (
+        "keras_resnet.cli.benchmark:benchmark_serve",
+        "the server beside one image at a time and a plain handler",
+    ),
     "budget": ("keras_resnet.cli.benchmark:benchmark_budget", "test accuracy within the same training time"),
     "pieces": ("keras_resnet.cli.benchmark:benchmark_pieces", "what augmentation, averaging and the like are worth"),
 }
@@ -187,6 +191,39 @@ def benchmark_export(argv: Sequence[str] | None = None) -> int:
         ]
 
     return _run("export", measure, parser, argv)
+
+
+def benchmark_serve(argv: Sequence[str] | None = None) -> int:
+    """`benchmark.py serve`."""
+    parser = _parser(
+        "serve",
+        "Asks servers on this machine by several numbers of clients at once: serve.py, the same with one image at a "
+        "time, and a FastAPI handler that calls model.predict. Weights and images are random; each answer is compared "
+        "with the one that its image must have.",
+    )
+    parser.add_argument("--model", default="resnet20", help="network, a name of the model table")
+    parser.add_argument("--clients", nargs="+", type=script.positive_int, default=[1, 8, 64], help="clients at once")
+    parser.add_argument("--seconds", type=_positive, default=5.0, help="length of each measurement")
+    parser.add_argument("--backend", default="auto", help="what answers, as for serve.py")
+
+    def measure(arguments: argparse.Namespace) -> Rows:
+        from keras_resnet.server.settings import BACKENDS
+
+        get_config(arguments.model)
+        if arguments.backend not in BACKENDS:
+            raise unknown_name("value of --backend", arguments.backend, BACKENDS)
+        _require_tensorflow()
+        from keras_resnet.benchmarks.serving import benchmark_serving
+
+        return benchmark_serving(
+            arguments.model,
+            clients=tuple(arguments.clients),
+            seconds=arguments.seconds,
+            backend=arguments.backend,
+            progress=ProgressBar(),
+        )
+
+    return _run("serve", measure, parser, argv)
 
 
 def benchmark_budget(argv: Sequence[str] | None = None) -> int:

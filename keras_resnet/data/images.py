@@ -1,4 +1,4 @@
-"""Image files read with Pillow. Imports no TensorFlow.
+"""Image files read and resized with Pillow. Imports no TensorFlow.
 
 `decode_with_pillow` and the TensorFlow operators of `decoding` follow the same rules and agree bit for bit where both
 read a format (JPEG is decoded with the accurate integer transform for that reason). Pillow reads more formats and names
@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_resnet.data.preprocessing import LUMA
+from keras_resnet.data.preprocessing import LUMA, Preprocessing
 from keras_resnet.errors import UserError
 
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".webp")
@@ -31,6 +31,7 @@ SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".webp")
 # whatever its name.
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "TGA", "ICO")
 MAX_FILE_BYTES = 1 << 30
+_PILLOW_NAMES = {"lanczos3": "lanczos"}
 
 
 def is_shown(name: str) -> bool:
@@ -98,13 +99,17 @@ def read_image(path: str | os.PathLike[str], channels: int = 3) -> np.ndarray:
     return decode_with_pillow(contents, channels, name=path)
 
 
-def decode_with_pillow(contents: bytes, channels: int, *, name: str) -> np.ndarray:
+def decode_with_pillow(
+    contents: bytes, channels: int, *, name: str, formats: Sequence[str] = FORMATS, max_pixels: int | None = None
+) -> np.ndarray:
     """Decodes the bytes of an image file with Pillow; `read_image` without the file.
 
     Args:
         contents: The bytes of the file.
         channels: 1 (grey) or 3 (RGB).
         name: What an error calls the image, for example its path.
+        formats: What the file may be, names of Pillow.
+        max_pixels: How many pixels the image may have; its header tells, before anything is unpacked.
 
     Returns:
         uint8 array [height, width, channels], 0..255.
@@ -115,12 +120,19 @@ def decode_with_pillow(contents: bytes, channels: int, *, name: str) -> np.ndarr
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:
-        with Image.open(io.BytesIO(contents), formats=FORMATS) as image:
+        with Image.open(io.BytesIO(contents), formats=formats) as image:
+            width, height = image.size
+            if max_pixels is not None and width * height > max_pixels:
+                raise UserError(
+                    f"{name} has {width} × {height} pixels, at most {max_pixels:,} are allowed. Make it smaller."
+                )
             container = image.format
             image.load()
             if container in ("JPEG", "MPO"):  # MPO: a JPEG with further pictures behind it, as phones write
                 image = ImageOps.exif_transpose(image)
             rgb = _rgb_from_pillow(image, container)
+    except UserError:
+        raise
     except UnidentifiedImageError:
         raise UserError(f"{name} is not an image that can be read. Use JPEG, PNG, GIF, BMP or WebP.") from None
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error, …
@@ -142,3 +154,56 @@ def _rgb_from_pillow(image: Any, container: str | None) -> np.ndarray:
     color, opacity = rgba[..., :3], rgba[..., 3:]
     background = 0 if container == "GIF" else 255
     return ((color * opacity + background * (255 - opacity) + 127) // 255).astype(np.uint8)
+
+
+def resize_with_pillow(image: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:
+    """Brings an image to the network's size with Pillow by the same rules as `transforms.resize_image`.
+
+    Of an image that is cropped nothing but what the network sees is computed, so that a strip of 1 × 1,000,000 pixels
+    costs no more than others.
+
+    Args:
+        image: uint8 [height, width, preprocessing.channels], 0..255, RGB.
+        preprocessing: The settings.
+
+    Returns:
+        float32 [preprocessing.height, preprocessing.width, preprocessing.channels], 0..255.
+    """
+    from PIL import Image
+
+    height, width = image.shape[:2]
+    rows, columns, top, left = _resized(height, width, preprocessing)
+    target = (preprocessing.height, preprocessing.width)
+    if (rows, columns) == (height, width):
+        return image[top : top + target[0], left : left + target[1]].astype(np.float32)
+    if preprocessing.interpolation == "nearest":
+        # In float32, as TensorFlow: where a pixel's centre falls between two, rounding decides.
+        scales = np.float32(height / rows), np.float32(width / columns)
+        starts = zip((top, left), target, scales, strict=True)
+        y, x = (
+            np.floor((np.arange(side, dtype=np.float32) + np.float32(start + 0.5)) * scale)
+            for start, side, scale in starts
+        )
+        return image[np.minimum(y.astype(int), height - 1)][:, np.minimum(x.astype(int), width - 1)].astype(np.float32)
+    kernel = Image.Resampling[_PILLOW_NAMES.get(preprocessing.interpolation, preprocessing.interpolation).upper()]
+    across, down = width / columns, height / rows
+    box = (left * across, top * down, (left + target[1]) * across, (top + target[0]) * down)
+    # In float32, a channel at a time: Pillow rounds the 8 bits of colour images after each of the two directions.
+    channels = [
+        Image.fromarray(image[..., channel].astype(np.float32)).resize(target[::-1], kernel, box=box)
+        for channel in range(image.shape[-1])
+    ]
+    return np.clip(np.stack([np.asarray(channel) for channel in channels], axis=-1), 0.0, 255.0)
+
+
+def _resized(height: int, width: int, preprocessing: Preprocessing) -> tuple[int, int, int, int]:
+    """Height and width that an image is brought to, and the top and left of what is kept of it."""
+    if preprocessing.resize == "squash":
+        return preprocessing.height, preprocessing.width, 0, 0
+    cover_height = round(preprocessing.height / preprocessing.crop_fraction)
+    cover_width = round(preprocessing.width / preprocessing.crop_fraction)
+    if height * cover_width >= width * cover_height:
+        rows, columns = max(height * cover_width // width, cover_height), cover_width
+    else:
+        rows, columns = cover_height, max(width * cover_height // height, cover_width)
+    return rows, columns, round((rows - preprocessing.height) / 2), round((columns - preprocessing.width) / 2)

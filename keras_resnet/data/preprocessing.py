@@ -142,3 +142,16 @@ class Preprocessing:
         """Returns the SHA-256 of the settings in canonical JSON, as 64 hexadecimal digits."""
         canonical = json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
         return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def seen_box(preprocessing: Preprocessing, size: tuple[int, int]) -> tuple[int, int, int, int]:
+    """Returns (top, left, bottom, right) of what the network saw of an image of `size` = (H, W)."""
+    height, width = size
+    if preprocessing.resize == "squash":
+        return 0, 0, height, width
+    # The image covers the target over crop_fraction, and the target is cut from its centre.
+    scale = max(preprocessing.height / height, preprocessing.width / width) / preprocessing.crop_fraction
+    seen_height = min(height, max(1, round(preprocessing.height / scale)))
+    seen_width = min(width, max(1, round(preprocessing.width / scale)))
+    top, left = (height - seen_height) // 2, (width - seen_width) // 2
+    return top, left, top + seen_height, left + seen_width

@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from keras_resnet.artifact import Artifact
 from keras_resnet.data.images import image_files, read_image
-from keras_resnet.data.preprocessing import Preprocessing
+from keras_resnet.data.preprocessing import Preprocessing, seen_box
 from keras_resnet.data.transforms import preprocess
 from keras_resnet.errors import UserError
 from keras_resnet.explanation.maps import resize_maps
@@ -114,19 +114,6 @@ def place_maps(maps: np.ndarray, preprocessing: Preprocessing | None, size: tupl
     inside = resize_maps(tf.constant(maps), bottom - top, right - left).numpy()
     placed[:, top:bottom, left:right] = np.clip(inside, 0, 1)
     return placed
-
-
-def seen_box(preprocessing: Preprocessing, size: tuple[int, int]) -> tuple[int, int, int, int]:
-    """Returns (top, left, bottom, right) of what the network saw of an image of `size` = (H, W)."""
-    height, width = size
-    if preprocessing.resize == "squash":
-        return 0, 0, height, width
-    # The image covers the target over crop_fraction, and the target is cut from its centre.
-    scale = max(preprocessing.height / height, preprocessing.width / width) / preprocessing.crop_fraction
-    seen_height = min(height, max(1, round(preprocessing.height / scale)))
-    seen_width = min(width, max(1, round(preprocessing.width / scale)))
-    top, left = (height - seen_height) // 2, (width - seen_width) // 2
-    return top, left, top + seen_height, left + seen_width
 
 
 def read_batches(

@@ -146,12 +146,12 @@ def draw_sheet(
     return canvas
 
 
-def drawable(image: np.ndarray) -> np.ndarray:
-    """Returns an image, uint8 [H, W, 1 or 3], with its longer side brought down to `LARGEST` pixels."""
-    if max(image.shape[:2]) <= LARGEST:
+def drawable(image: np.ndarray, largest: int = LARGEST) -> np.ndarray:
+    """Returns an image, uint8 [H, W, 1 or 3], with its longer side brought down to `largest` pixels."""
+    if max(image.shape[:2]) <= largest:
         return image
     picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
-    ratio = LARGEST / max(picture.size)
+    ratio = largest / max(picture.size)
     size = [max(1, round(side * ratio)) for side in picture.size]
     return np.asarray(picture.resize(size, Image.Resampling.BOX)).reshape(*size[::-1], image.shape[-1])
 

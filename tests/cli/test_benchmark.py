@@ -18,6 +18,9 @@ from keras_resnet.cli import benchmark
         (["budget", "--contestants", "he2016", "pytorhc"], "Unknown contestant 'pytorhc'. Closest: 'pytorch'"),
         (["budget", "--minutes", "0"], "--minutes must be a number above 0"),
         (["budget", "--model", "resnet21"], "Unknown model 'resnet21'"),
+        (["serve", "--model", "resnet21"], "Unknown model 'resnet21'"),
+        (["serve", "--backend", "int9"], "Closest: 'int8'"),
+        (["serve", "--clients", "0"], "--clients must be at least 1"),
         (["pieces", "--seeds", "0"], "--seeds must be at least 1"),
         (["pieces", "--pieces", "crop_flip", "cropflip"], "got 'cropflip'. Unknown augmentation 'cropflip'"),
         (["input", "--small-folder", "absent", "--seconds", "0.01"], "absent"),
@@ -203,3 +206,19 @@ def test_a_step_is_taken_apart_into_its_operators(capsys):
     )
     assert sum(row["share"] for row in rows) == pytest.approx(1, abs=1e-3 * len(rows))  # each is rounded
     assert [row["share"] for row in rows[:-1]] == sorted((row["share"] for row in rows[:-1]), reverse=True)
+
+
+@pytest.mark.slow
+def test_the_server_is_measured_beside_a_plain_handler(capsys, tmp_path):
+    pytest.importorskip("fastapi")
+    argv = ["serve", "--model", "resnet8", "--clients", "1", "4", "--seconds", "0.5", "--backend", "float32", "--json"]
+    assert benchmark.main([*argv, "--results", str(tmp_path / "r.csv")]) == 0
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    names = ["batched", "one at a time", "FastAPI with model.predict"]
+    assert [(row["contestant"], row["clients"]) for row in rows] == [(name, n) for name in names for n in (1, 4)]
+    for row in rows:
+        assert (row["wrong"], row["lost"]) == (0, 0)
+        assert row["requests"] > 0
+        assert row["p50_ms"] <= row["p99_ms"]
+    assert rows[-1]["speedup"] == 1
+    assert rows[0]["overhead_ms"] == pytest.approx(rows[0]["p50_ms"] - rows[0]["runtime_ms"], abs=0.02)

@@ -108,7 +108,7 @@ def test_verbs(capsys):
     assert "Closest: '--epochs'" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("script", ["train.py", "evaluate.py", "predict.py", "benchmark.py"])
+@pytest.mark.parametrize("script", ["train.py", "evaluate.py", "predict.py", "serve.py", "benchmark.py"])
 def test_help_loads_no_large_library(script):
     code = f"""
 import runpy, sys
