@@ -116,8 +116,10 @@ def test_answers_are_those_of_python_on_the_same_file(page, exported, files):
                 expected = answer_by_python(exported / f"{name}.tflite", image, target)
                 for output, (value, step) in expected.items():
                     own = np.array(found[output])
-                    # Half precision of an 8-bit step where a file has one; of JPEG files the pixels differ a little.
-                    limit = 1.01 * step if name == "int8" else 1e-3 * max(1, value.max())
+                    # In float32 rounding alone. A file with 8-bit input takes whole pixels: the same, but where one
+                    # lies on a half, which 1 of 134,400 did; it moved a map by two of its steps.
+                    steps = 2.01 if output == "heatmap" else 1.01
+                    limit = 1e-3 * max(1, value.max()) if name == "float32" else steps * step
                     assert np.abs(own - value).max() <= limit, (kind, name, output)
                 expected_top = np.argsort(-expected["probabilities"][0], kind="stable")[:5]
                 own_top = np.argsort(-np.array(found["probabilities"]), kind="stable")[:5]

@@ -75,7 +75,7 @@ export class Panel {
     const ratio = bitmap.width / bitmap.height;
     const frame = this.#part("frame");
     frame.style.aspectRatio = `${bitmap.width} / ${bitmap.height}`;
-    frame.style.maxWidth = `min(100%, ${Math.round(Math.max(240, Math.min(620, 560 * ratio)))}px)`;
+    frame.style.maxWidth = `min(100%, ${Math.round(Math.max(120, Math.min(620, 560 * ratio)))}px)`;
     this.#heat.hidden = true;
   }
 
