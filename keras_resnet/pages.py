@@ -1,4 +1,7 @@
-"""HTML pages that hold all they show: one shell (templates/base.html.jinja), no script, no request to anywhere."""
+"""HTML pages that hold all they show: one shell (templates/base.html.jinja), no request to anywhere.
+
+The demo's page alone runs scripts.
+"""
 
 import base64
 import functools

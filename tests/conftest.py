@@ -3,6 +3,7 @@ import os
 import re
 import shutil
 import subprocess
+import time
 import urllib.request
 
 import keras
@@ -66,6 +67,7 @@ class Browser:
                 break
         self.address = f"http://127.0.0.1:{found[1]}/session"
         arguments = ["--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1280,1600"]
+        arguments.append("--use-fake-device-for-media-stream")  # a camera, for the pages that ask for one
         wanted = {"goog:chromeOptions": {"args": arguments}, "goog:loggingPrefs": {"browser": "ALL"}}
         session = self.ask("POST", "", {"capabilities": {"alwaysMatch": wanted}})
         self.address += f"/{session['sessionId']}"
@@ -77,12 +79,31 @@ class Browser:
         with opener.open(request, timeout=120) as answer:
             return json.load(answer)["value"]
 
-    def run(self, script):
-        return self.ask("POST", "/execute/sync", {"script": script, "args": []})
+    def run(self, script, *arguments):
+        return self.ask("POST", "/execute/sync", {"script": script, "args": arguments})
 
-    def problems(self, file):
-        """Opens a page; returns its console messages, broken images and what it asked of a network."""
-        self.ask("POST", "/url", {"url": file.as_uri()})
+    def wait(self, script, *arguments):
+        """Returns what a script returns, once that is true; half a minute is the most."""
+        end = time.monotonic() + 30
+        while not (found := self.run(script, *arguments)):
+            assert time.monotonic() < end, script
+            time.sleep(0.05)
+        return found
+
+    def send(self, selector, text):
+        """Types into an element; into one that takes files, their paths, one a line."""
+        found = self.ask("POST", "/element", {"using": "css selector", "value": selector})
+        (element,) = found.values()
+        self.ask("POST", f"/element/{element}/value", {"text": text})
+
+    def chrome(self, command, **parameters):
+        """Sends a command of the DevTools protocol."""
+        return self.ask("POST", "/goog/cdp/execute", {"cmd": command, "params": parameters})
+
+    def problems(self, page):
+        """Opens a page (a file, or an address); returns console messages, broken images, what it asked of others."""
+        address = page if isinstance(page, str) else page.as_uri()
+        self.ask("POST", "/url", {"url": address})
         console = [entry["message"] for entry in self.ask("POST", "/se/log", {"type": "browser"})]
         broken = self.run(
             "return [...document.images].filter(i => !i.complete || !i.naturalWidth).map(i => i.alt || i.src)"
@@ -90,20 +111,21 @@ class Browser:
         asked = self.run(
             "return performance.getEntriesByType('resource').map(e => e.name).filter(n => !n.startsWith('data:'))"
         )
+        if isinstance(page, str):
+            asked = [name for name in asked if not name.startswith(address)]
         return console + broken + asked
 
-    def problems_at(self, file, width):
+    def problems_at(self, page, width):
         """What `problems` finds in a window of a width, and what is wider than the window."""
         # A window itself is at least 500 pixels wide.
         metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
-        command = {"cmd": "Emulation.setDeviceMetricsOverride", "params": metrics}
-        self.ask("POST", "/goog/cdp/execute", command)
+        self.chrome("Emulation.setDeviceMetricsOverride", **metrics)
         try:
-            found = self.problems(file)
+            found = self.problems(page)
             wide = self.run("return document.documentElement.scrollWidth")
             return found + ([f"{wide} pixels wide in a window of {width}"] if wide > width else [])
         finally:
-            self.ask("POST", "/goog/cdp/execute", {"cmd": "Emulation.clearDeviceMetricsOverride", "params": {}})
+            self.chrome("Emulation.clearDeviceMetricsOverride")
 
     def close(self):
         try:

@@ -12,6 +12,7 @@ VERBS = {
     "convert": ("keras_resnet.cli.convert:main", "weights of PyTorch or keras.applications to .keras, and back"),
     "explain": ("keras_resnet.cli.explain:main", "heat maps of where a network finds its evidence, scored"),
     "serve": ("keras_resnet.cli.serve:main", "exported networks behind HTTP, with TensorFlow Serving's REST API"),
+    "demo": ("keras_resnet.cli.demo:main", "a page that runs an exported .tflite file in the browser"),
     "report": ("keras_resnet.cli.report:main", "the page of a finished run, written anew"),
     "compare": ("keras_resnet.cli.compare:main", "runs side by side: curves, results, settings that differ"),
     "models": ("keras_resnet.cli.models:main", "what networks there are and what each costs"),
