@@ -1,6 +1,6 @@
 """The run directory: what it holds, when it may be written, and when a training in it may resume.
 
-runs/<name>/recipe.json         settings, versions, data set and its fingerprint
+runs/<name>/recipe.json         settings, backend, versions, data set and its fingerprint
             metrics.csv         one row per epoch
             tensorboard/        the same as TensorBoard reads it
             checkpoints/        the newest two epochs and the best one
@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from keras_resnet import provenance
+from keras_resnet.backends import TENSORFLOW, backend
 from keras_resnet.errors import UserError
 from keras_resnet.storage import check_writable, is_unfinished, read_json, sweep, write_json, write_text
 from keras_resnet.training.recipes import Recipe
@@ -125,8 +126,8 @@ def open_run(
         based_on: The named recipe that the settings started from, or the path of a file.
 
     Raises:
-        UserError: The folder cannot be written, another process trains in it, or it holds a run with other settings
-            or another data set.
+        UserError: The folder cannot be written, another process trains in it, or it holds a run with other settings,
+            another backend or another data set.
     """
     if not writes:
         yield
@@ -145,6 +146,7 @@ def open_run(
                 {
                     "based_on": based_on,
                     "settings": recipe.to_dict(),
+                    "backend": backend(),
                     "dataset": dict(dataset),
                     "versions": provenance.versions(),
                     "hardware": provenance.hardware(),
@@ -162,7 +164,7 @@ def check_unchanged(
     resume: bool = False,
     report: Callable[[str], None],
 ) -> bool:
-    """Makes sure that a run is continued with the settings and the data that it was begun with.
+    """Makes sure that a run is continued with the settings, the backend and the data that it was begun with.
 
     Args:
         run: The directory.
@@ -175,7 +177,7 @@ def check_unchanged(
         Whether there is a run to continue.
 
     Raises:
-        UserError: It holds a run with other settings or another data set.
+        UserError: It holds a run with other settings, another backend or another data set.
     """
     # A run without a checkpoint has nothing that other settings could spoil.
     if not run.recipe.is_file() or not (resume or any(run.checkpoints.glob("*.npz"))):
@@ -251,6 +253,12 @@ def _check_same(run: RunDirectory, recipe: Recipe, dataset: Mapping[str, Any], r
         raise UserError(
             f"The run {run.path} was begun with other settings: {'; '.join(differences)}. "
             "Use the old ones, choose another --name, or --overwrite it."
+        )
+    began_on = stored.get("backend", TENSORFLOW)  # a run that names none is older than the choice
+    if began_on != backend():
+        raise UserError(
+            f"The run {run.path} was begun with Keras on {began_on}: it continues there alone, got {backend()}. Set "
+            f"KERAS_BACKEND={began_on}, choose another --name, or --overwrite it."
         )
     if stored.get("dataset", {}).get("fingerprint") != dataset["fingerprint"]:
         raise UserError(
