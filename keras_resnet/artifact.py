@@ -10,12 +10,13 @@ import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from keras_resnet import runtimes
 from keras_resnet.archives import DAMAGED_ARCHIVE, read_member
+from keras_resnet.backends import JAX, as_array, backend, compiled
 from keras_resnet.data.images import is_shown
 from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.errors import UserError, unknown_name
@@ -174,21 +175,31 @@ def artifact_of(
     Raises:
         UserError: The model is not a classifier, or has another number of classes than the preprocessing names.
     """
-    import tensorflow as tf
+    from keras import ops
 
-    from keras_resnet.data.transforms import normalize
     from keras_resnet.graphs.heads import check_classifier
 
     head = check_classifier(model)
-    squash = tf.identity if head.has_probabilities else tf.nn.softmax
-    shape = [None, preprocessing.height, preprocessing.width, preprocessing.channels]
+    scale, offset = preprocessing.scale_and_offset()
+    shape = (None, preprocessing.height, preprocessing.width, preprocessing.channels)
 
-    @tf.function(input_signature=[tf.TensorSpec(shape, tf.float32)])
-    def probabilities(images):
-        return squash(tf.cast(model(normalize(images, preprocessing), training=False), tf.float32))
+    def probabilities(images: Any) -> Any:
+        # What `transforms.normalize` does, by either backend.
+        pixels = ops.flip(images, axis=-1) if preprocessing.color_order == "bgr" else images
+        found = ops.cast(model(pixels * scale + offset, training=False), "float32")
+        return found if head.has_probabilities else ops.softmax(found)
+
+    compute = compiled(probabilities, lambda: model.variables, [(shape, "float32")])
+    largest = 0
 
     def answer(images: np.ndarray) -> dict[str, np.ndarray]:
-        return {"probabilities": probabilities(tf.constant(images, tf.float32)).numpy()}
+        nonlocal largest
+        count = len(images)
+        if backend() == JAX and count:
+            # JAX compiles anew for every number of images: the last, smaller batch is filled up.
+            largest = max(largest, count)
+            images = np.resize(np.asarray(images, np.float32), (largest, *np.shape(images)[1:]))
+        return {"probabilities": as_array(compute(np.asarray(images, np.float32)))[:count]}
 
     source = source or f"The model {model.name!r}"
     labels = _checked_labels(source, preprocessing, model.output_shape)
@@ -203,6 +214,11 @@ def _keras_artifact(path: Path) -> Artifact:
 
 
 def _exported(path: Path, runtime: str, *, in_memory: bool = False) -> Artifact:
+    if runtime == "saved_model" and backend() == JAX:
+        raise UserError(
+            f"{path} is a SavedModel, which TensorFlow runs. Set KERAS_BACKEND=tensorflow, or give the run or the "
+            ".keras file that it was exported from."
+        )
     places = [path.with_suffix(".preprocessing.json"), path.parent / "preprocessing.json"]
     if runtime == "saved_model":
         inside = path / "assets.extra" / "preprocessing.json"

@@ -1,7 +1,7 @@
 """Where a network trains: devices, precision and XLA. The one place where hardware is decided.
 
 One machine is covered: its CPU, one GPU, or several GPUs through tf.distribute.MirroredStrategy. Over several GPUs each
-normalizes its own part of the batch, so the result is not bit for bit that of one GPU.
+normalizes its own part of the batch, so the result is not bit for bit that of one GPU. On JAX it is one device.
 """
 
 import contextlib
@@ -11,6 +11,7 @@ import platform
 from pathlib import Path
 from typing import Any
 
+from keras_resnet.backends import JAX, backend, has_tensorflow
 from keras_resnet.errors import UserError, unknown_name
 
 DEVICES = ("auto", "cpu", "one_gpu", "all_gpus")
@@ -28,23 +29,6 @@ def choose_kernels() -> None:
         os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 
-def require_tensorflow() -> None:
-    """Makes sure that Keras runs on TensorFlow, before Keras is imported.
-
-    Raises:
-        UserError: The environment asks for another backend, or Keras was loaded with one.
-    """
-    backend = os.environ.get("KERAS_BACKEND", "tensorflow")
-    if backend == "tensorflow":
-        import keras
-
-        backend = keras.config.backend()
-    if backend != "tensorflow":
-        raise UserError(
-            f"Keras must run on TensorFlow here, got the backend {backend!r}. Set KERAS_BACKEND=tensorflow."
-        )
-
-
 def create_strategy(devices: str) -> Any:
     """Chooses the devices.
 
@@ -52,15 +36,17 @@ def create_strategy(devices: str) -> Any:
         devices: "auto" (every GPU there is, else the CPU), "cpu", "one_gpu" or "all_gpus".
 
     Returns:
-        A tf.distribute.Strategy: models and optimizers are built in its scope.
+        A tf.distribute.Strategy, or `OneDevice` on JAX: models and optimizers are built in its scope.
 
     Raises:
-        UserError: The name is unknown, or there is no GPU where one is asked for.
+        UserError: The name is unknown, there is no GPU where one is asked for, or JAX is to use several.
     """
-    import tensorflow as tf
-
     if devices not in DEVICES:
         raise unknown_name("devices", devices, DEVICES)
+    if backend() == JAX:
+        return _jax_device(devices)
+    import tensorflow as tf
+
     gpus = tf.config.list_logical_devices("GPU")
     if devices in ("one_gpu", "all_gpus") and not gpus:
         raise UserError(f"devices={devices!r} needs a GPU, and TensorFlow sees none. Use 'auto' or 'cpu'.")
@@ -69,6 +55,72 @@ def create_strategy(devices: str) -> Any:
     if devices == "one_gpu" or len(gpus) == 1:
         return tf.distribute.OneDeviceStrategy("/gpu:0") if len(gpus) > 1 else tf.distribute.get_strategy()
     return tf.distribute.MirroredStrategy()
+
+
+class OneDevice:
+    """What a training asks of a strategy, for a device that everything is computed on anyway."""
+
+    num_replicas_in_sync = 1
+
+    def scope(self) -> contextlib.AbstractContextManager:
+        """Returns a context that changes nothing."""
+        return contextlib.nullcontext()
+
+
+def _jax_device(devices: str) -> OneDevice:
+    import jax
+
+    if devices == "all_gpus":
+        raise UserError("devices='all_gpus' needs Keras on TensorFlow; JAX trains on one. Use 'auto' or 'one_gpu'.")
+    gpus = _jax_gpus()
+    if devices == "one_gpu" and not gpus:
+        raise UserError("devices='one_gpu' needs a GPU, and JAX sees none. Use 'auto' or 'cpu'.")
+    device = gpus[0] if gpus and devices != "cpu" else jax.local_devices(backend="cpu")[0]
+    jax.config.update("jax_default_device", device)
+    if has_tensorflow():
+        import tensorflow as tf
+
+        # It prepares batches on the processor; otherwise it would take most of the GPU's memory.
+        with contextlib.suppress(RuntimeError):  # it has begun to use its devices already
+            tf.config.set_visible_devices([], "GPU")
+    return OneDevice()
+
+
+def _jax_gpus() -> list[Any]:
+    import jax
+
+    return [device for device in jax.local_devices() if device.platform in ("gpu", "cuda", "rocm")]
+
+
+def replicas() -> int:
+    """Returns the number of devices that a batch is divided among, asked inside of a step."""
+    if backend() == JAX:
+        return 1
+    import tensorflow as tf
+
+    return tf.distribute.get_strategy().num_replicas_in_sync
+
+
+def gpu_names() -> list[str]:
+    """Returns the names of the GPUs that the backend sees, one each."""
+    if backend() == JAX:
+        return [device.device_kind for device in _jax_gpus()]
+    import tensorflow as tf
+
+    devices = tf.config.list_physical_devices("GPU")
+    return [tf.config.experimental.get_device_details(device).get("device_name", "GPU") for device in devices]
+
+
+def peak_gpu_memory() -> int | None:
+    """Returns the most bytes that the backend held on the first GPU; None without one."""
+    if backend() == JAX:
+        gpus = _jax_gpus()
+        return int((gpus[0].memory_stats() or {}).get("peak_bytes_in_use", 0)) if gpus else None
+    import tensorflow as tf
+
+    if not tf.config.list_logical_devices("GPU"):
+        return None
+    return int(tf.config.experimental.get_memory_info("GPU:0")["peak"])
 
 
 def is_chief(strategy: Any) -> bool:
@@ -88,19 +140,23 @@ def jit_compile(xla: str, strategy: Any) -> bool | str:
     """Translates the XLA choice into `compile`'s argument.
 
     Args:
-        xla: "auto" (Keras decides: on for one GPU, off on CPU and over several GPUs), "on" or "off".
+        xla: "auto" (Keras decides: on for one GPU, off on CPU and over several GPUs; always on for JAX), "on" or "off".
         strategy: From `create_strategy`.
 
     Returns:
         "auto", True or False.
 
     Raises:
-        UserError: The name is unknown, or XLA is forced over several GPUs, where it fails.
+        UserError: The name is unknown, XLA is forced over several GPUs, where it fails, or forbidden on JAX.
     """
-    import tensorflow as tf
-
     if xla not in XLA:
         raise unknown_name("xla", xla, XLA)
+    if backend() == JAX:
+        if xla == "off":
+            raise UserError("xla='off' leaves JAX without a compiler: each operator would run alone. Use 'auto'.")
+        return True
+    import tensorflow as tf
+
     if xla == "on" and strategy.num_replicas_in_sync > 1:
         raise UserError("xla='on' does not work over several GPUs. Use 'auto', or devices='one_gpu'.")
     if xla == "auto":
@@ -122,16 +178,24 @@ def keras_precision(precision: str) -> str:
     Raises:
         UserError: The name is unknown.
     """
-    import tensorflow as tf
-
     if precision not in PRECISIONS:
         raise unknown_name("precision", precision, PRECISIONS)
     if precision != "auto":
         return precision
-    details = map(tf.config.experimental.get_device_details, tf.config.list_physical_devices("GPU"))
-    generations = [gpu.get("compute_capability", (0, 0)) for gpu in details]
+    generations = _gpu_generations()
     has_bfloat16 = min(generations) >= (8, 0) if generations else processor_has_bfloat16()
     return "mixed_bfloat16" if has_bfloat16 else "float32"
+
+
+def _gpu_generations() -> list[tuple[int, ...]]:
+    """The compute capability of every GPU; (0, 0) where it has none."""
+    if backend() == JAX:
+        capabilities = [str(getattr(device, "compute_capability", "0.0")) for device in _jax_gpus()]
+        return [tuple(int(part) for part in text.split(".") if part.isdigit()) for text in capabilities]
+    import tensorflow as tf
+
+    details = map(tf.config.experimental.get_device_details, tf.config.list_physical_devices("GPU"))
+    return [gpu.get("compute_capability", (0, 0)) for gpu in details]
 
 
 def processor_has_avx2() -> bool:

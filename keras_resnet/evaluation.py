@@ -240,7 +240,7 @@ def predict_split(
     Raises:
         UserError: The split is empty.
     """
-    from keras_resnet.data.batches import evaluation_batches
+    from keras_resnet.data.feeding import evaluation_batches
 
     batches = evaluation_batches(split, artifact.pixels, batch_size=batch_size)
     probabilities, labels = [], []

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from keras_resnet.artifact import Artifact
+from keras_resnet.data.feeding import resize_image
 from keras_resnet.data.images import decode_with_pillow, image_files, read_image
 from keras_resnet.errors import UserError
 
@@ -52,13 +53,11 @@ def predict_images(
     Raises:
         UserError: `top` is below 1.
     """
-    from keras_resnet.data.transforms import resize_image
-
     if top < 1:
         raise UserError(f"The number of classes to show must be at least 1, got {top}.")
     batch: list[tuple[str, np.ndarray | None, str | None]] = []
     for name, pixels, problem in _read(images, artifact.preprocessing.channels):
-        resized = None if pixels is None else np.asarray(resize_image(pixels, artifact.preprocessing))
+        resized = None if pixels is None else resize_image(pixels, artifact.preprocessing)
         batch.append((name, resized, problem))
         if len(batch) == batch_size:
             yield from _predict_batch(artifact, batch, top)

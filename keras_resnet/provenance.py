@@ -9,14 +9,19 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
+from keras_resnet.backends import JAX, TENSORFLOW, backend
+from keras_resnet.distribution import gpu_names
+
 _HERE = Path(__file__).resolve().parent
 _PACKAGES = ("tensorflow", "keras", "numpy")
 
 
 def versions() -> dict[str, str]:
-    """Returns package → version for Python, TensorFlow, Keras, NumPy and this project, without importing them."""
+    """Returns package → version for Python, TensorFlow, Keras, NumPy, this project and JAX where Keras runs on it,
+    without importing them.
+    """
     found = {"python": platform.python_version()}
-    for package in (*_PACKAGES, "keras-resnet"):
+    for package in (*_PACKAGES, *([JAX] if backend() == JAX else []), "keras-resnet"):
         try:
             found[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
@@ -25,16 +30,11 @@ def versions() -> dict[str, str]:
 
 
 def hardware() -> str:
-    """Returns the processor's name and how many cores this process may use, and the GPUs when TensorFlow runs."""
+    """Returns the processor's name, how many cores this process may use, and the GPUs once the backend runs."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     described = f"{_processor()}, {cores} cores"
-    if "tensorflow" in sys.modules:
-        import tensorflow as tf
-
-        for device in tf.config.list_physical_devices("GPU"):
-            name = tf.config.experimental.get_device_details(device).get("device_name", "GPU")
-            described += f", {name}"
-    return described
+    names = gpu_names() if backend() in sys.modules else []
+    return ", ".join([described, *names])
 
 
 def commit(folder: Path = _HERE) -> str:
@@ -61,7 +61,7 @@ def result_row() -> dict[str, str]:
     found = versions()
     return {
         "tensorflow": found["tensorflow"],
-        "keras": found["keras"],
+        "keras": f"{found['keras']} on JAX {found[JAX]}" if backend() == JAX else found["keras"],
         "python": found["python"],
         "hardware": hardware(),
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
@@ -70,8 +70,9 @@ def result_row() -> dict[str, str]:
 
 
 def command(program: str, arguments: list[str]) -> str:
-    """Returns a command line as one would type it."""
-    return shlex.join(["python", program, *arguments])
+    """Returns a command line as one would type it, the backend before it where it is not TensorFlow."""
+    line = shlex.join(["python", program, *arguments])
+    return line if backend() == TENSORFLOW else f"KERAS_BACKEND={backend()} {line}"
 
 
 def _processor() -> str:

@@ -1,4 +1,6 @@
-"""`benchmark.py train`: our training beside the same network in plain Keras, fitted with `model.fit`."""
+"""`benchmark.py train`: our training beside the same network in plain Keras, fitted with `model.fit`; on the backend
+that Keras runs on.
+"""
 
 import time
 from pathlib import Path
@@ -8,9 +10,9 @@ import keras
 import numpy as np
 
 from keras_resnet.benchmarks.turns import Contestant, Seconds, take_turns
-from keras_resnet.data.batches import steps_per_epoch, training_batches
 from keras_resnet.data.dataset import DatasetSpec
-from keras_resnet.data.transforms import normalize
+from keras_resnet.data.feeding import normalize, training_batches
+from keras_resnet.data.splits import steps_per_epoch
 from keras_resnet.distribution import create_strategy, jit_compile
 from keras_resnet.models.registry import get_config
 from keras_resnet.progress import ProgressBar
@@ -90,7 +92,7 @@ def _our_round(recipe: Recipe, data: DatasetSpec) -> Contestant:
             epochs=epoch + 1,
             augmentation=data.augmentation,
         )
-        clock = _StepClock(steps)
+        clock = StepClock(steps)
         guard = StopOnLostLoss(RunDirectory(Path()), TrainingState)
         twin.fit(batches, steps_per_epoch=steps, callbacks=[guard, clock], shuffle=False, verbose=0)
         return clock.seconds
@@ -105,17 +107,17 @@ def _plain_round(recipe: Recipe, data: DatasetSpec) -> Contestant:
     )
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(optimizer, loss, metrics=["accuracy"])
-    images, labels = np.asarray(normalize(data.train.images, preprocessing)), data.train.labels
+    images, labels = normalize(data.train.images, preprocessing), data.train.labels
 
     def one_round() -> Seconds:
-        clock = _StepClock(len(labels) // recipe.batch_size)
+        clock = StepClock(len(labels) // recipe.batch_size)
         model.fit(images, labels, batch_size=recipe.batch_size, callbacks=[clock], verbose=0)
         return clock.seconds
 
     return one_round
 
 
-class _StepClock(keras.callbacks.Callback):
+class StepClock(keras.callbacks.Callback):
     """Times the steps behind the first one."""
 
     seconds = Seconds(0.0, 0.0)

@@ -26,6 +26,7 @@ VERBS = {
     ),
     "budget": ("keras_resnet.cli.benchmark:benchmark_budget", "test accuracy within the same training time"),
     "pieces": ("keras_resnet.cli.benchmark:benchmark_pieces", "what augmentation, averaging and the like are worth"),
+    "gpu": ("keras_resnet.cli.benchmark:benchmark_gpu", "ResNet-50 on a GPU by JAX, beside PyTorch's compiler"),
 }
 
 Rows = list[dict[str, Any]]
@@ -52,7 +53,9 @@ def benchmark_train(argv: Sequence[str] | None = None) -> int:
 
     def measure(arguments: argparse.Namespace) -> Rows:
         get_config(arguments.model)
-        _require_tensorflow()
+        from keras_resnet.backends import require_backend
+
+        require_backend()
         from keras_resnet.benchmarks.training import benchmark_training
         from keras_resnet.training.recipes import Recipe
 
@@ -302,6 +305,25 @@ def benchmark_pieces(argv: Sequence[str] | None = None) -> int:
     return _run("pieces", measure, parser, argv, saves=True)
 
 
+def benchmark_gpu(argv: Sequence[str] | None = None) -> int:
+    """`benchmark.py gpu`."""
+    parser = _parser(
+        "gpu",
+        "Trains ResNet-50 at 224 in bfloat16 on random images that lie on the GPU, at several batch sizes, on JAX "
+        "(KERAS_BACKEND=jax); beside it timm's or torchvision's under torch.compile(mode='max-autotune') where PyTorch "
+        "is installed, and inference with folded batch norms. Figures are images per second, memory, and the share of "
+        "what the GPU allows. Takes less than eight minutes and downloads nothing.",
+    )
+    parser.add_argument("--seconds", type=_positive, default=460.0, help="for all measurements together")
+
+    def measure(arguments: argparse.Namespace) -> Rows:
+        from keras_resnet.benchmarks.gpu import benchmark_gpu
+
+        return benchmark_gpu(limit_seconds=arguments.seconds, progress=ProgressBar())
+
+    return _run("gpu", measure, parser, argv)
+
+
 def _positive(text: str) -> float:
     try:
         number = float(text)
@@ -337,9 +359,9 @@ def _parser(verb: str, description: str) -> script.Parser:
 
 
 def _require_tensorflow() -> None:
-    from keras_resnet.distribution import require_tensorflow
+    from keras_resnet.backends import require_tensorflow
 
-    require_tensorflow()
+    require_tensorflow("This benchmark")
 
 
 def _run(

@@ -62,9 +62,9 @@ def _convert(arguments: argparse.Namespace) -> None:
         raise UserError(f"--to {arguments.to} writes {', '.join(TARGETS[arguments.to])}, got {arguments.output!r}.")
     labels = _read_labels(arguments.labels) if arguments.labels else ()
 
-    from keras_resnet.distribution import require_tensorflow
+    from keras_resnet.backends import require_tensorflow
 
-    require_tensorflow()
+    require_tensorflow("Converting weights")
     from keras_resnet.weights.conversion import convert
 
     done = convert(

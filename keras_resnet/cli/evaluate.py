@@ -41,9 +41,9 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         raise UserError(f"There is no model at {model}. Give a run directory, .keras, SavedModel or .tflite.")
     dataset = dataset_name(arguments, "what to evaluate on")
 
-    from keras_resnet.distribution import require_tensorflow
+    from keras_resnet.backends import require_backend
 
-    require_tensorflow()
+    require_backend()
     from keras_resnet.artifact import load_artifact
     from keras_resnet.evaluation import evaluate_model, table
 

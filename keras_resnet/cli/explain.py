@@ -81,9 +81,9 @@ def _explain(arguments: argparse.Namespace, given: list[str]) -> int:
     if not (arguments.images or arguments.score or arguments.gallery or arguments.list or drawn):
         raise UserError("Nothing to explain: give image files or folders, or --score, --gallery or --list.")
 
-    from keras_resnet.distribution import require_tensorflow
+    from keras_resnet.backends import require_backend
 
-    require_tensorflow()
+    require_backend()
     from keras_resnet.artifact import load_network
     from keras_resnet.explanation.classifier import prepare
 
@@ -118,14 +118,14 @@ def _explain(arguments: argparse.Namespace, given: list[str]) -> int:
 
 
 def _methods(text: str) -> list[str]:
-    from keras_resnet.explanation.methods import DISTINCT, get_method
+    from keras_resnet.explanation.methods import DISTINCT, METHODS, get_method
 
     names = []
     for name in text.split(","):
         if name == MAXIMIZE:
             continue
         if name == "all":
-            names += DISTINCT
+            names += [name for name in DISTINCT if METHODS[name].is_usable]
         else:
             get_method(name)
             names.append(name)
@@ -137,6 +137,8 @@ def _list(classifier) -> int:
 
     width = max(map(len, METHODS))
     for name, method in METHODS.items():
+        if not method.is_usable:
+            continue
         print(f"{name:<{width}}  {method.title} ({method.source})")
     print("\nlayers: " + ", ".join(classifier.spatial_layers()))
     return 0
@@ -215,8 +217,7 @@ def _examples(arguments, artifact):
 def _score(arguments, given, artifact, methods, layers, target, options) -> tuple[dict, bool]:
     import numpy as np
 
-    from keras_resnet.data.reading import examples_at
-    from keras_resnet.data.transforms import normalize
+    from keras_resnet.data.feeding import examples_at, normalize
     from keras_resnet.explanation.inputs import read_inputs, split_masks, spread
     from keras_resnet.explanation.scoring import SCORES, score_methods
 
@@ -235,7 +236,7 @@ def _score(arguments, given, artifact, methods, layers, target, options) -> tupl
         positions = spread(len(split), arguments.limit)
         pixels, _ = examples_at(split, artifact.preprocessing, positions)
         masks, marks = split_masks(split, positions, artifact)
-        inputs = normalize(pixels, artifact.preprocessing).numpy()
+        inputs = normalize(pixels, artifact.preprocessing)
     scores = score_methods(
         artifact.model, inputs, target, methods or ["gradcam"],
         layer=layers if len(layers) > 1 else layers[0], masks=masks, mark_masks=marks, seed=arguments.seed,

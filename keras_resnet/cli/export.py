@@ -101,9 +101,9 @@ def _export(arguments: argparse.Namespace) -> int:
     if output.exists() and not arguments.overwrite:
         raise UserError(f"{output} exists already. Name another --output or allow --overwrite.")
 
-    from keras_resnet.distribution import require_tensorflow
+    from keras_resnet.backends import require_tensorflow
 
-    require_tensorflow()
+    require_tensorflow("An export")
     from keras_resnet.data.reading import sample_images
     from keras_resnet.export.exporter import export
 

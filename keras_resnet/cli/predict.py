@@ -29,9 +29,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _predict(arguments: argparse.Namespace) -> int:
-    from keras_resnet.distribution import require_tensorflow
+    from keras_resnet.backends import require_backend
 
-    require_tensorflow()
+    require_backend()
     from keras_resnet.artifact import load_artifact
     from keras_resnet.prediction import predict_images
 

@@ -24,9 +24,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _report(arguments: argparse.Namespace) -> None:
     read_record(arguments.run)  # a typing mistake is answered before TensorFlow is loaded
 
-    from keras_resnet.distribution import require_tensorflow
+    from keras_resnet.backends import require_backend
 
-    require_tensorflow()
+    require_backend()
     from keras_resnet.training.report import rewrite_report
 
     page = rewrite_report(arguments.run).run.report

@@ -107,9 +107,9 @@ def _train(arguments: argparse.Namespace, given: list[str]) -> int:
     find_network(recipe, RunDirectory(Path(arguments.runs) / f"{name}{seed}"), report=lambda line: None)
     script.check_data_set(recipe.dataset)
 
-    from keras_resnet.distribution import require_tensorflow
+    from keras_resnet.backends import require_backend
 
-    require_tensorflow()
+    require_backend()
 
     def report(line: str) -> None:
         print(line, file=sys.stderr if arguments.json else sys.stdout, flush=True)
@@ -144,11 +144,12 @@ def _train(arguments: argparse.Namespace, given: list[str]) -> int:
         f"{result.validation_accuracy:.2%}), {seconds:.0f} s, {cpu_seconds:.0f} CPU s"
     )
     files = [path.name for path in _written(RunDirectory(result.path)) if path.is_file()]
-    report(f"{result.path}: {', '.join(files)}. Serving: {result.saved_model.parent}")
+    serving = "" if result.saved_model is None else f". Serving: {result.saved_model.parent}"
+    report(f"{result.path}: {', '.join(files)}{serving}")
     if arguments.json:
         summary = {
             "run": str(result.path),
-            "saved_model": str(result.saved_model),
+            "saved_model": None if result.saved_model is None else str(result.saved_model),
             "test": result.test.to_dict(),
             "best_epoch": result.best_epoch,
             "validation_accuracy": result.validation_accuracy,

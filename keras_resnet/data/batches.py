@@ -21,14 +21,13 @@ step came in a second batch size.
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import numpy as np
 import tensorflow as tf
 
 from keras_resnet.data.augmentation import Augmentation, parse_augmentation
 from keras_resnet.data.order import BATCHES, IMAGES, balanced_positions, draw_seeds, permutation
 from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.data.reading import Reader, open_split, parallel_map
-from keras_resnet.data.splits import Split, StreamSplit
+from keras_resnet.data.splits import Split, StreamSplit, check_batch_size, check_epochs, steps_per_epoch
 from keras_resnet.data.transforms import normalize, preprocess, resize_image
 from keras_resnet.errors import UserError
 
@@ -72,12 +71,7 @@ def training_batches(
         UserError: The batch is larger than the split, a number is out of range, or the augmentation is unknown.
     """
     steps = steps_per_epoch(split, batch_size)
-    if not 0 <= seed < 2**31:
-        raise UserError(f"The seed must lie in 0..2147483647, got {seed}.")
-    if not 0 <= first_epoch <= epochs:
-        raise UserError(f"The first epoch must lie in 0..{epochs} (the number of epochs), got {first_epoch}.")
-    if repeats < 1:
-        raise UserError(f"An example comes at least once in an epoch, got {repeats} repeats. Use 1 or more.")
+    check_epochs(seed=seed, first_epoch=first_epoch, epochs=epochs, repeats=repeats)
     augment = parse_augmentation(augmentation)
     num_classes = len(preprocessing.labels)
     if augment.mixes_targets and not num_classes:
@@ -190,7 +184,7 @@ def evaluation_batches(split: Split, preprocessing: Preprocessing, *, batch_size
     Returns:
         A dataset of (images, labels): float32 [n, height, width, channels], normalized, and int32 [n].
     """
-    _check_batch_size(batch_size)
+    check_batch_size(batch_size)
     reader = open_split(split, preprocessing.channels)
     if reader.batch is not None:
 
@@ -210,21 +204,5 @@ def evaluation_batches(split: Split, preprocessing: Preprocessing, *, batch_size
     return _prefetched(batches.apply(tf.data.experimental.assert_cardinality(-(-len(split) // batch_size))))
 
 
-def steps_per_epoch(split: Split, batch_size: int) -> int:
-    """Returns the number of whole batches in a split; UserError where it is smaller than one batch."""
-    _check_batch_size(batch_size)
-    if len(split) < batch_size:
-        raise UserError(
-            f"Training needs one full batch, but the training split has {len(split)} images "
-            f"for a batch size of {batch_size}. Choose a batch size of at most {len(split)}."
-        )
-    return len(split) // batch_size
-
-
 def _prefetched(dataset: tf.data.Dataset) -> tf.data.Dataset:
     return dataset.prefetch(tf.data.AUTOTUNE)
-
-
-def _check_batch_size(batch_size: int) -> None:
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int | np.integer) or batch_size < 1:
-        raise UserError(f"The batch size must be a whole number of at least 1, got {batch_size!r}.")

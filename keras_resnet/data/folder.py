@@ -13,19 +13,21 @@ later.
 """
 
 import contextlib
+import functools
 import hashlib
 import io
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import tensorflow as tf
 from PIL import Image, UnidentifiedImageError
 
+from keras_resnet.backends import has_tensorflow
 from keras_resnet.data.dataset import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -35,7 +37,6 @@ from keras_resnet.data.dataset import (
     channel_statistics,
     default_augmentation,
 )
-from keras_resnet.data.decoding import decode_image, tensorflow_reads_orientation
 from keras_resnet.data.images import FORMATS, SUFFIXES, is_shown, read_file, read_image
 from keras_resnet.data.splits import (
     DECODER_JPEG,
@@ -181,6 +182,11 @@ def named_unreadable_files(*splits: Split) -> Iterator[None]:
     Raises:
         UserError: A file of the splits cannot be read any more, in place of TensorFlow's error, which names none.
     """
+    if not has_tensorflow():  # Pillow names the file by itself
+        yield
+        return
+    import tensorflow as tf
+
     try:
         yield
     except (tf.errors.InvalidArgumentError, tf.errors.NotFoundError, tf.errors.UnknownError):
@@ -213,7 +219,7 @@ def _scan_file(path: str) -> ScannedFile:
             decoder = _decoder(contents, container, turned)
             # An eighth of the size: every byte of a JPEG is read, few pixels are computed.
             if is_jpeg and decoder != DECODER_PILLOW:
-                tf.raw_ops.DecodeJpeg(contents=contents, channels=3, ratio=8, dct_method="INTEGER_ACCURATE")
+                _check_jpeg(contents)
             else:
                 image.draft(None, (1, 1))
                 image.load()
@@ -224,8 +230,10 @@ def _scan_file(path: str) -> ScannedFile:
     if turned in range(5, 9):
         height, width = width, height
     if decoder == DECODER_TENSORFLOW and not is_jpeg:
+        import tensorflow as tf
+
         try:
-            if tuple(_decode(contents).shape[:2]) != (height, width):
+            if tuple(_decoding()(contents).shape[:2]) != (height, width):
                 return ScannedFile(problem="is damaged: its decoders disagree about its size")
         except tf.errors.OpError as error:
             return ScannedFile(problem=f"is not a complete image: {_first_line(error)}")
@@ -238,9 +246,21 @@ def _scan_file(path: str) -> ScannedFile:
     )
 
 
-@tf.function(input_signature=[tf.TensorSpec([], tf.string)])
-def _decode(contents: tf.Tensor) -> tf.Tensor:
-    return decode_image(contents, 3)
+def _check_jpeg(contents: bytes) -> None:
+    """Has TensorFlow read every byte of a JPEG file; raises its error where it cannot."""
+    import tensorflow as tf
+
+    tf.raw_ops.DecodeJpeg(contents=contents, channels=3, ratio=8, dct_method="INTEGER_ACCURATE")
+
+
+@functools.cache
+def _decoding() -> Callable[[bytes], Any]:
+    """`decode_image` for colour, compiled once."""
+    import tensorflow as tf
+
+    from keras_resnet.data.decoding import decode_image
+
+    return tf.function(lambda contents: decode_image(contents, 3), input_signature=[tf.TensorSpec([], tf.string)])
 
 
 def _first_line(error: Exception) -> str:
@@ -249,6 +269,10 @@ def _first_line(error: Exception) -> str:
 
 
 def _decoder(contents: bytes, container: str | None, turned: int) -> int:
+    if not has_tensorflow():
+        return DECODER_PILLOW
+    from keras_resnet.data.decoding import tensorflow_reads_orientation
+
     if container in ("JPEG", "MPO") and turned not in _TURNED:
         return DECODER_JPEG
     if container in ("JPEG", "MPO"):

@@ -1,14 +1,17 @@
 """The order of examples and the seeds of their changes: functions of (seed, epoch) alone.
 
-They do not depend on the epochs before, the number of threads or where a run was interrupted.
+They do not depend on the epochs before, the number of threads or where a run was interrupted. `philox` draws the same
+ones without TensorFlow.
 """
 
 import numpy as np
 import tensorflow as tf
 
+from keras_resnet.data.philox import BATCHES, IMAGES, ORDER, RECORDS, TURNS, class_turns
+
 ALGORITHM = "philox"  # named, because the default differs between devices
 
-ORDER, IMAGES, BATCHES, RECORDS, TURNS = range(5)  # what a number is drawn for
+__all__ = ["ALGORITHM", "BATCHES", "IMAGES", "RECORDS", "balanced_positions", "draw_seeds", "permutation"]
 
 
 def permutation(seed: int, epoch: tf.Tensor, count: int) -> tf.Tensor:
@@ -45,10 +48,7 @@ def balanced_positions(seed: int, epoch: tf.Tensor, labels: np.ndarray) -> tf.Te
     count = len(labels)
     shuffled = permutation(seed, epoch, count)
     by_class = tf.gather(shuffled, tf.argsort(tf.gather(labels.astype(np.int32), shuffled), stable=True))
-    _, sizes = np.unique(labels, return_counts=True)
-    starts = np.cumsum(sizes) - sizes
-    turns, classes = np.divmod(np.arange(count), len(sizes))
-    slots = (starts[classes] + turns % sizes[classes]).astype(np.int32)
+    slots = class_turns(labels)
     keys = tf.random.stateless_uniform(
         [count], _purpose(seed, epoch, TURNS), minval=None, maxval=None, dtype=tf.int32, alg=ALGORITHM
     )

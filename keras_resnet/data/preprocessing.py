@@ -138,6 +138,14 @@ class Preprocessing:
             if value != after[name]
         )
 
+    def scale_and_offset(self) -> tuple[np.ndarray, np.ndarray]:
+        """Returns what normalization multiplies by and adds, float32 [channels] each, for pixels 0..255."""
+        # One multiplication and one addition, their factors from double precision: as exact as the formula in float32,
+        # and twice as fast.
+        std = np.asarray(self.std, np.float64)
+        scale = np.asarray(1.0 / (255.0 * std), np.float32)
+        return scale, np.asarray(-np.asarray(self.mean, np.float64) / std, np.float32)
+
     def fingerprint(self) -> str:
         """Returns the SHA-256 of the settings in canonical JSON, as 64 hexadecimal digits."""
         canonical = json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"), ensure_ascii=True)

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from keras_resnet.archives import DAMAGED_ARCHIVE, check_sizes
+from keras_resnet.backends import has_tensorflow
 from keras_resnet.choices import BAD_IMAGES
 from keras_resnet.data.dataset import DatasetSpec, arrays_fingerprint, channel_statistics
 from keras_resnet.data.preprocessing import MAX_IMAGE_SIZE
@@ -183,6 +184,11 @@ def _load_folder(argument: str, *, name: str, image_size: int | None, bad_images
 
 
 def _load_tfds(argument: str, *, name: str, data_dir: str | None, image_size: int | None, **_: Any) -> DatasetSpec:
+    if not has_tensorflow():
+        raise UserError(
+            f"The source {name!r} is read by TensorFlow, which is not installed: pip install tensorflow-cpu "
+            "tensorflow-datasets."
+        )
     from keras_resnet.data.tfds_source import load_tfds
 
     return load_tfds(argument, data_dir=data_dir, image_size=image_size, name=name)

@@ -139,3 +139,30 @@ def require_examples(positions: np.ndarray, split: str, need: str) -> None:
     """Raises a UserError where a cut left a split without any example."""
     if len(positions) == 0:
         raise UserError(f"The {split} split would be empty: it needs at least {need}. Add images.")
+
+
+def steps_per_epoch(split: Split, batch_size: int) -> int:
+    """Returns the number of whole batches in a split; UserError where it is smaller than one batch."""
+    check_batch_size(batch_size)
+    if len(split) < batch_size:
+        raise UserError(
+            f"Training needs one full batch, but the training split has {len(split)} images "
+            f"for a batch size of {batch_size}. Choose a batch size of at most {len(split)}."
+        )
+    return len(split) // batch_size
+
+
+def check_batch_size(batch_size: int) -> None:
+    """Raises a UserError for a batch size that is no whole number of at least 1."""
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int | np.integer) or batch_size < 1:
+        raise UserError(f"The batch size must be a whole number of at least 1, got {batch_size!r}.")
+
+
+def check_epochs(*, seed: int, first_epoch: int, epochs: int, repeats: int) -> None:
+    """Raises a UserError for a stream of training batches of which one of these numbers is out of range."""
+    if not 0 <= seed < 2**31:
+        raise UserError(f"The seed must lie in 0..2147483647, got {seed}.")
+    if not 0 <= first_epoch <= epochs:
+        raise UserError(f"The first epoch must lie in 0..{epochs} (the number of epochs), got {first_epoch}.")
+    if repeats < 1:
+        raise UserError(f"An example comes at least once in an epoch, got {repeats} repeats. Use 1 or more.")

@@ -9,11 +9,12 @@ import tempfile
 import time
 from pathlib import Path
 
+from keras_resnet.backends import BACKENDS, JAX, backend, require_backend
 from keras_resnet.diagnosis.findings import NOTE, OK, PROBLEM, Finding
 from keras_resnet.diagnosis.probing import LOG_VARIABLE
 from keras_resnet.diagnosis.requirements import requirements
 from keras_resnet.diagnosis.surroundings import driver_gpus
-from keras_resnet.distribution import keras_precision, processor_has_avx2, require_tensorflow
+from keras_resnet.distribution import keras_precision, processor_has_avx2
 from keras_resnet.provenance import hardware
 
 TIMED_STEPS = 9
@@ -29,8 +30,10 @@ def try_backend() -> Finding:
     if not asked and file.is_file():
         with contextlib.suppress(ValueError, AttributeError):  # Keras takes no notice of a damaged one, either
             asked, place = json.loads(file.read_text(encoding="utf-8")).get("backend"), str(file)
-    if asked and asked != "tensorflow":
+    if asked and asked not in BACKENDS:
         return Finding(PROBLEM, f"{place} asks for {asked!r}", "Set KERAS_BACKEND=tensorflow.", stops_training=True)
+    if asked == JAX:
+        return Finding(NOTE, f"{place} asks for jax", "Set KERAS_BACKEND=tensorflow for exports.")
     return Finding(OK, "tensorflow")
 
 
@@ -52,8 +55,8 @@ def try_keras() -> Finding:
         needed = requirements().of("keras")
         advice = f'pip install "{needed}"'
         return Finding(PROBLEM, f"Keras {version}; networks are built with Keras 3", advice, stops_training=True)
-    require_tensorflow()
-    return Finding(OK, f"{version} on TensorFlow")
+    require_backend()
+    return Finding(OK, f"{version} on {backend()}")
 
 
 def try_devices() -> Finding:

@@ -8,9 +8,9 @@ from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
-from keras import layers
+from keras import layers, ops
 
+from keras_resnet.backends import as_array, compiled
 from keras_resnet.errors import UserError, unknown_name
 from keras_resnet.graphs.flattening import FlatClassifier, flatten_classifier
 from keras_resnet.graphs.heads import INERT, find_head
@@ -48,16 +48,16 @@ class Classifier:
         kept = [function for function in self._kept.values() if hasattr(function, "experimental_get_tracing_count")]
         return sum(function.experimental_get_tracing_count() for function in kept)
 
-    @property
-    def images_spec(self) -> tf.TensorSpec:
-        """What the network takes, for any number of images."""
-        return tf.TensorSpec((None, *self.model.input_shape[1:]), tf.float32)
+    def compiled(self, function: Callable[..., Any], *signature: tuple[Any, str]) -> Callable[..., Any]:
+        """Compiles a function of network inputs and of what the signature says, see `backends.compiled`."""
+        images = ((None, *self.model.input_shape[1:]), "float32")
+        return compiled(function, lambda: self.model.variables, [images, *signature])
 
-    def logits(self, images: Any) -> tf.Tensor:
+    def logits(self, images: Any) -> Any:
         """Returns the logits [N, classes] of network inputs [N, H, W, C]."""
 
         def build():
-            return tf.function(lambda images: self.model(images, training=False), input_signature=[self.images_spec])
+            return self.compiled(lambda images: self.model(images, training=False))
 
         return self.cached("logits", build)(images)
 
@@ -71,16 +71,14 @@ class Classifier:
         Returns:
             float32 [N, classes], 0..1: the softmax of the logits, or their sigmoid where the model ends in one.
         """
-        squash = tf.sigmoid if self.flat.activation == "sigmoid" else tf.nn.softmax
+        squash = ops.sigmoid if self.flat.activation == "sigmoid" else ops.softmax
 
         def build():
-            return tf.function(
-                lambda images: squash(self.model(images, training=False)), input_signature=[self.images_spec]
-            )
+            return self.compiled(lambda images: squash(self.model(images, training=False)))
 
         compute = self.cached("probabilities", build)
         images = np.asarray(images, np.float32)
-        parts = [compute(images[i : i + batch_size]).numpy() for i in range(0, len(images), batch_size)]
+        parts = [as_array(compute(images[i : i + batch_size])) for i in range(0, len(images), batch_size)]
         return np.concatenate(parts) if parts else np.zeros((0, self.classes), np.float32)
 
     def spatial_layers(self) -> list[str]:
@@ -201,9 +199,9 @@ def resolve_targets(targets: Any, classes: int, count: int, labels: Sequence[str
     return np.array([_class_number(target, classes, labels) for target in targets], np.int32).reshape(count)
 
 
-def known_targets(targets, logits) -> tf.Tensor:
+def known_targets(targets, logits) -> Any:
     """Puts the predicted class in where a target is `PREDICTED`, inside a compiled function: int32 [N]."""
-    return tf.where(targets == PREDICTED, tf.argmax(logits, axis=-1, output_type=tf.int32), targets)
+    return ops.where(targets == PREDICTED, ops.cast(ops.argmax(logits, axis=-1), "int32"), targets)
 
 
 def _class_number(target: Any, classes: int, labels: Sequence[str]) -> int:

@@ -10,7 +10,7 @@ from PIL import Image
 
 from keras_resnet.artifact import Artifact
 from keras_resnet.choices import MAXIMIZE
-from keras_resnet.data.transforms import preprocess
+from keras_resnet.data.feeding import preprocess
 from keras_resnet.explanation.classifier import FEATURES, prepare
 from keras_resnet.explanation.inputs import ReadImage, UnreadableImage, place_maps, read_batches
 from keras_resnet.explanation.methods import explain, get_method, is_constant, maximize_activation
@@ -166,7 +166,7 @@ def draw_class(
     file = Path(folder) / overlay_name(Path("class"), label, method, set())
     with atomic_file(file) as temporary:
         temporary.write_bytes(png(Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)))
-    inputs = preprocess(pixels[np.newaxis], artifact.preprocessing).numpy()
+    inputs = preprocess(pixels[np.newaxis], artifact.preprocessing)
     probability = float(prepare(artifact.model).probabilities(inputs)[0, target])
     return Overlay(file, label, probability, method, False, file)
 

@@ -11,16 +11,14 @@ from typing import Any
 import numpy as np
 
 from keras_resnet.artifact import Artifact
-from keras_resnet.data.batches import evaluation_batches
+from keras_resnet.data.feeding import evaluation_batches, examples_at, normalize
 from keras_resnet.data.preprocessing import Preprocessing
-from keras_resnet.data.reading import examples_at
 from keras_resnet.data.splits import Split
-from keras_resnet.data.transforms import normalize
 from keras_resnet.errors import UserError
 from keras_resnet.explanation.cards import Example, as_colours, colour_bar, describe_examples, draw_card, picture
 from keras_resnet.explanation.classifier import FEATURES, Classifier, prepare
 from keras_resnet.explanation.inputs import split_masks, spread
-from keras_resnet.explanation.methods import explain, get_method
+from keras_resnet.explanation.methods import METHODS, explain, get_method
 from keras_resnet.explanation.overlay import blend
 from keras_resnet.explanation.scoring import LOWER_IS_BETTER, SCORES, MethodScore, score_methods
 from keras_resnet.pages import render_page
@@ -96,7 +94,7 @@ def make_gallery(
     )
     scored_positions = spread(len(labels), scored)
     pixels, _ = examples_at(split, preprocessing, [*drawn, *scored_positions])
-    inputs = normalize(pixels, preprocessing).numpy()
+    inputs = normalize(pixels, preprocessing)
     to_draw, to_score = np.split(inputs, [len(drawn)])
     progress.begin("draw examples", 2 * len(drawn), "maps")
     where = {position: index for index, position in enumerate(drawn)}
@@ -110,7 +108,7 @@ def make_gallery(
     progress.end()
 
     masks, marks = split_masks(split, scored_positions, artifact)
-    methods = dict.fromkeys([method, *(name for name in SCORED_METHODS if name != method)])
+    methods = dict.fromkeys([method, *(name for name in SCORED_METHODS if METHODS[name].is_usable)])
     scores = score_methods(
         artifact.model,
         to_score,

@@ -12,15 +12,18 @@ References:
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import keras
-import tensorflow as tf
+import numpy as np
+from keras import ops
 
+from keras_resnet.backends import gradient
 from keras_resnet.errors import UserError
 from keras_resnet.explanation.classifier import Classifier, known_targets
 from keras_resnet.explanation.maps import RawMaps
 
-_TARGETS = tf.TensorSpec([None], tf.int32)
+_TARGETS = ((None,), "int32")
 
 
 def cam(classifier: Classifier, images, targets, *, layer: str, **_) -> RawMaps:
@@ -44,7 +47,7 @@ def gradcam_gradient(classifier: Classifier, images, targets, *, layer: str, **_
     """Grad-CAM by gradients, for any layer and head."""
 
     def combine(features, gradients):
-        return features * tf.reduce_mean(gradients, axis=(1, 2), keepdims=True)
+        return features * ops.mean(gradients, axis=(1, 2), keepdims=True)
 
     return _from_gradients(classifier, images, targets, layer, "gradcam", combine)
 
@@ -53,9 +56,9 @@ def xgradcam(classifier: Classifier, images, targets, *, layer: str, **_) -> Raw
     """XGrad-CAM: a channel's weight is its gradient, averaged by the channel's activation."""
 
     def combine(features, gradients):
-        total = tf.reduce_sum(features, axis=(1, 2), keepdims=True)
-        weighted = tf.reduce_sum(features * gradients, axis=(1, 2), keepdims=True)
-        return features * tf.math.divide_no_nan(weighted, total)
+        total = ops.sum(features, axis=(1, 2), keepdims=True)
+        weighted = ops.sum(features * gradients, axis=(1, 2), keepdims=True)
+        return features * ops.divide_no_nan(weighted, total)
 
     return _from_gradients(classifier, images, targets, layer, "xgradcam", combine)
 
@@ -71,25 +74,24 @@ def eigencam(classifier: Classifier, images, targets, *, layer: str, **_) -> Raw
     """Eigen-CAM: the activations' first principal component. It knows no class."""
 
     def build():
-        @tf.function(input_signature=[classifier.images_spec])
-        def compute(images):
-            features = tf.convert_to_tensor(_map_of(classifier.trunk(layer)(images, training=False)))
-            shape = tf.shape(features)
-            rows = tf.reshape(features, [shape[0], shape[1] * shape[2], shape[3]])
-            # The larger side never becomes a matrix of its own square.
-            gram = tf.cond(
-                shape[1] * shape[2] <= shape[3],
-                lambda: tf.matmul(rows, rows, transpose_b=True),
-                lambda: tf.matmul(rows, rows, transpose_a=True),
-            )
-            first = tf.linalg.eigh(gram)[1][:, :, -1:]
-            projection = tf.cond(shape[1] * shape[2] <= shape[3], lambda: first, lambda: tf.matmul(rows, first))
-            # A principal component has no sign of its own: most of the map shall be positive.
-            projection *= tf.where(tf.reduce_sum(projection, axis=1, keepdims=True) < 0, -1.0, 1.0)
-            values = tf.reshape(projection, shape[:3])
-            return values, tf.reduce_max(tf.abs(values), axis=(1, 2))
+        trunk = classifier.trunk(layer)
 
-        return compute
+        def compute(images):
+            features = ops.convert_to_tensor(_map_of(trunk(images, training=False)))
+            height, width, channels = ops.shape(features)[1:]
+            rows = ops.reshape(features, (-1, height * width, channels))
+            transposed = ops.transpose(rows, (0, 2, 1))
+            # The larger side never becomes a matrix of its own square.
+            is_small = height * width <= channels
+            gram = _either(is_small, lambda: ops.matmul(rows, transposed), lambda: ops.matmul(transposed, rows))
+            first = ops.eigh(gram)[1][:, :, -1:]
+            projection = _either(is_small, lambda: first, lambda: ops.matmul(rows, first))
+            # A principal component has no sign of its own: most of the map shall be positive.
+            projection *= ops.where(ops.sum(projection, axis=1, keepdims=True) < 0, -1.0, 1.0)
+            values = ops.reshape(projection, (-1, height, width))
+            return values, ops.max(ops.abs(values), axis=(1, 2))
+
+        return classifier.compiled(compute)
 
     del targets
     return RawMaps(*classifier.cached(("eigencam", layer), build)(images))
@@ -100,10 +102,10 @@ def integrated_gradients(
 ) -> RawMaps:
     """Integrated gradients from the zero input (the mean colour) to the image, added over the channels."""
     attributions = integrate_gradients(classifier, images, targets, steps=steps, max_batch=max_batch)
-    return RawMaps(tf.reduce_sum(attributions, axis=-1), tf.reduce_max(tf.abs(attributions), axis=(1, 2, 3)))
+    return RawMaps(ops.sum(attributions, axis=-1), ops.max(ops.abs(attributions), axis=(1, 2, 3)))
 
 
-def integrate_gradients(classifier: Classifier, images, targets, *, steps: int = 32, max_batch: int = 32) -> tf.Tensor:
+def integrate_gradients(classifier: Classifier, images, targets, *, steps: int = 32, max_batch: int = 32) -> Any:
     """Computes the attributions of integrated gradients before they are made a map.
 
     Args:
@@ -118,26 +120,21 @@ def integrate_gradients(classifier: Classifier, images, targets, *, steps: int =
     """
 
     def build():
-        @tf.function(input_signature=[classifier.images_spec, _TARGETS, tf.TensorSpec([None], tf.float32)])
         def gradients(images, targets, places):
             targets = known_targets(targets, classifier.model(images, training=False))
-            count = tf.shape(places)[0]
+            shape = ops.shape(images)
             path = places[None, :, None, None, None] * images[:, None]
-            path = tf.reshape(path, tf.concat([[-1], tf.shape(images)[1:]], axis=0))
-            path = tf.ensure_shape(path, classifier.images_spec.shape)
-            with tf.GradientTape(watch_accessed_variables=False) as tape:
-                tape.watch(path)
-                score = _score(classifier.model(path, training=False), tf.repeat(targets, count))
-            gradients = tape.gradient(score, path)
-            shape = tf.concat([[tf.shape(images)[0], count], tf.shape(images)[1:]], axis=0)
-            return tf.reduce_sum(tf.reshape(gradients, shape), axis=1)
+            path = ops.reshape(path, (-1, *shape[1:]))
+            repeated = ops.reshape(targets[:, None] + ops.zeros_like(places, dtype="int32")[None], (-1,))
+            found = gradient(lambda path: _score(classifier.model(path, training=False), repeated), path)
+            return ops.sum(ops.reshape(found, (-1, ops.shape(places)[0], *shape[1:])), axis=1)
 
-        return gradients
+        return classifier.compiled(gradients, _TARGETS, ((None,), "float32"))
 
     gradients = classifier.cached("integrated_gradients", build)
-    images = tf.convert_to_tensor(images, tf.float32)
+    images = np.asarray(images, np.float32)
     chunk = max(1, max_batch // max(1, len(images)))
-    places = (tf.range(steps, dtype=tf.float32) + 0.5) / steps
+    places = (np.arange(steps, dtype=np.float32) + np.float32(0.5)) / np.float32(steps)
     total = sum(gradients(images, targets, places[i : i + chunk]) for i in range(0, steps, chunk))
     return images * total / steps
 
@@ -155,14 +152,13 @@ def _closed_form(classifier: Classifier, images, targets, layer: str, what: str)
             classifier.model.input, [classifier.model.get_layer(layer).output, classifier.model.output]
         )
 
-        @tf.function(input_signature=[classifier.images_spec, _TARGETS])
         def compute(images, targets):
             features, logits = with_logits(images, training=False)
-            weights = tf.gather(dense.kernel, known_targets(targets, logits), axis=1)
-            places = tf.cast(tf.shape(features)[1] * tf.shape(features)[2], tf.float32)
-            return _added(features * (tf.transpose(weights) / places)[:, None, None])
+            weights = ops.take(ops.convert_to_tensor(dense.kernel), known_targets(targets, logits), axis=1)
+            height, width = ops.shape(features)[1:3]
+            return _added(features * (ops.transpose(weights) / ops.cast(height * width, "float32"))[:, None, None])
 
-        return compute
+        return classifier.compiled(compute, _TARGETS)
 
     return RawMaps(*classifier.cached(("closed form", layer), build)(images, targets))
 
@@ -171,17 +167,17 @@ def _from_gradients(classifier: Classifier, images, targets, layer: str, key: st
     def build():
         trunk, tail = classifier.trunk(layer), classifier.tail(layer)
 
-        @tf.function(input_signature=[classifier.images_spec, _TARGETS])
         def compute(images, targets):
             outputs = trunk(images, training=False)
             features = _map_of(outputs)
-            with tf.GradientTape(watch_accessed_variables=False) as tape:
-                tape.watch(features)
-                logits = tail(_with_map(outputs, features), training=False)
-                score = _score(logits, known_targets(targets, logits))
-            return _added(combine(features, tape.gradient(score, features)))
 
-        return compute
+            def score(features):
+                logits = tail(_with_map(outputs, features), training=False)
+                return _score(logits, known_targets(targets, logits))
+
+            return _added(combine(features, gradient(score, features)))
+
+        return classifier.compiled(compute, _TARGETS)
 
     return RawMaps(*classifier.cached((key, layer), build)(images, targets))
 
@@ -198,10 +194,17 @@ def _with_map(outputs, features):
 
 def _added(contributions):
     """The sum over the channels, and the largest sum of their sizes: what rounding is measured against."""
-    sizes = tf.reduce_sum(tf.abs(contributions), axis=-1)
-    return tf.reduce_sum(contributions, axis=-1), tf.reduce_max(sizes, axis=(1, 2))
+    sizes = ops.sum(ops.abs(contributions), axis=-1)
+    return ops.sum(contributions, axis=-1), ops.max(sizes, axis=(1, 2))
 
 
 def _score(logits, targets):
     # Images of a batch do not see each other at inference, so the sum has each image's own gradient.
-    return tf.reduce_sum(tf.gather(logits, targets, axis=1, batch_dims=1))
+    return ops.sum(ops.take_along_axis(logits, targets[:, None], axis=1))
+
+
+def _either(condition, first: Callable, second: Callable):
+    """One of two, decided now where the sizes are known, and in the graph where they vary."""
+    if isinstance(condition, bool):
+        return first() if condition else second()
+    return ops.cond(condition, first, second)

@@ -12,12 +12,12 @@ from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from keras_resnet.artifact import Artifact
+from keras_resnet.backends import as_array
+from keras_resnet.data.feeding import preprocess
 from keras_resnet.data.images import image_files, read_image
 from keras_resnet.data.preprocessing import Preprocessing, seen_box
-from keras_resnet.data.transforms import preprocess
 from keras_resnet.errors import UserError
 from keras_resnet.explanation.maps import resize_maps
 from keras_resnet.explanation.overlay import drawable
@@ -78,7 +78,7 @@ def network_inputs(
     if preprocessing is not None:
         if images.shape[-1] not in (1, 3):
             raise UserError(f"Images have 1 channel (grey) or 3 (colour), got {images.shape[-1]}.")
-        inputs = preprocess(images, preprocessing).numpy() if len(images) else _no_inputs(preprocessing)
+        inputs = preprocess(images, preprocessing) if len(images) else _no_inputs(preprocessing)
     else:
         inputs = images.astype(np.float32)
     expected = model.input_shape[1:]
@@ -108,10 +108,10 @@ def place_maps(maps: np.ndarray, preprocessing: Preprocessing | None, size: tupl
     if maps.shape[1:] == size:
         return maps
     if preprocessing is None or preprocessing.resize == "squash":
-        return np.clip(resize_maps(tf.constant(maps), *size).numpy(), 0, 1)
+        return np.clip(as_array(resize_maps(maps, *size)), 0, 1)
     top, left, bottom, right = seen_box(preprocessing, size)
     placed = np.zeros((len(maps), *size), np.float32)
-    inside = resize_maps(tf.constant(maps), bottom - top, right - left).numpy()
+    inside = as_array(resize_maps(maps, bottom - top, right - left))
     placed[:, top:bottom, left:right] = np.clip(inside, 0, 1)
     return placed
 
@@ -144,7 +144,7 @@ def _read(path: Path, channels: int, artifact: Artifact) -> ReadImage | Unreadab
         image = read_image(path, channels)
     except UserError as error:
         return UnreadableImage(path, str(error))
-    return ReadImage(path, drawable(image), preprocess(image, artifact.preprocessing).numpy())
+    return ReadImage(path, drawable(image), preprocess(image, artifact.preprocessing))
 
 
 def read_inputs(

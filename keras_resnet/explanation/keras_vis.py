@@ -22,6 +22,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_resnet.backends import as_array
 from keras_resnet.explanation.classifier import PREDICTED, Classifier
 from keras_resnet.explanation.maps import RawMaps
 
@@ -171,7 +172,7 @@ def _call(
 def _known(classifier: Classifier, images, targets) -> np.ndarray:
     targets = np.asarray(targets)
     if np.any(targets == PREDICTED):
-        predicted = classifier.logits(np.asarray(images, np.float32)).numpy().argmax(axis=-1)
+        predicted = as_array(classifier.logits(np.asarray(images, np.float32))).argmax(axis=-1)
         targets = np.where(targets == PREDICTED, predicted, targets)
     return targets
 

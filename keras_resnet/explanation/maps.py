@@ -1,10 +1,13 @@
 """From a method's raw numbers to a heat map: enlarged to the image, rectified, scaled to 0..1, or declared constant."""
 
+import functools
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-import tensorflow as tf
+from keras import ops
 
+from keras_resnet.backends import as_array, compiled
 from keras_resnet.errors import UserError
 
 # Differences below this part of what was added up are rounding: float32 has 1.2e-7 a step, and a map sums hundreds
@@ -21,44 +24,50 @@ class RawMaps:
         scale: float32 [N], the size of the numbers that `values` are sums or differences of.
     """
 
-    values: tf.Tensor
-    scale: tf.Tensor
+    values: Any
+    scale: Any
 
 
-def resize_matrix(source, target) -> tf.Tensor:
+def resize_matrix(source: Any, target: Any) -> Any:
     """Returns the matrix [target, source] that enlarges a row linearly, the corners on the corners.
 
     tf-keras-vis (SciPy's `zoom`) does it so, too. A strided network's map lies a little towards the image's start of
     that, half-pixel centres a little towards its end: neither is nearer.
     """
-    source, target = tf.cast(source, tf.float32), tf.cast(target, tf.float32)
-    position = tf.range(target) * (source - 1) / tf.maximum(target - 1, 1)
-    return tf.maximum(0.0, 1.0 - tf.abs(position[:, None] - tf.range(source)[None]))
+    last = ops.cast(source, "float32") - 1
+    position = ops.arange(target, dtype="float32") * last / ops.maximum(ops.cast(target, "float32") - 1, 1)
+    return ops.maximum(0.0, 1.0 - ops.abs(position[:, None] - ops.arange(source, dtype="float32")[None]))
 
 
-def resize_maps(maps: tf.Tensor, height, width) -> tf.Tensor:
+def resize_maps(maps: Any, height: Any, width: Any) -> Any:
     """Resizes maps [N, h, w] to [N, height, width], linearly."""
-    rows = resize_matrix(tf.shape(maps)[1], height)
-    columns = resize_matrix(tf.shape(maps)[2], width)
-    return tf.einsum("yh,nhw,xw->nyx", rows, maps, columns)
+    rows, columns = ops.shape(maps)[1:3]
+    return _enlarged(maps, resize_matrix(rows, height), resize_matrix(columns, width))
 
 
-@tf.function(
-    input_signature=[
-        tf.TensorSpec([None, None, None], tf.float32),
-        tf.TensorSpec([None], tf.float32),
-        tf.TensorSpec([], tf.int32),
-        tf.TensorSpec([], tf.int32),
-    ]
-)
-def _finish(values, scale, height, width):
-    largest = tf.reduce_max(values, axis=(1, 2))
-    smallest = tf.reduce_min(values, axis=(1, 2))
-    scale = tf.maximum(scale, tf.maximum(tf.abs(largest), tf.abs(smallest)))
-    constant = largest - smallest <= ROUNDING * scale
-    maps = resize_maps(tf.nn.relu(values), height, width)
-    top = tf.reduce_max(maps, axis=(1, 2), keepdims=True)
-    return tf.where(constant[:, None, None] | (top <= 0), 0.0, maps / tf.where(top > 0, top, 1.0))
+def _enlarged(maps: Any, rows: Any, columns: Any) -> Any:
+    return ops.einsum("yh,nhw,xw->nyx", rows, maps, columns)
+
+
+@functools.lru_cache(maxsize=32)
+def _kept_matrix(source: int, target: int) -> np.ndarray:
+    return as_array(resize_matrix(source, target))
+
+
+@functools.cache
+def _finishing() -> Any:
+    def finish(values, scale, rows, columns):
+        largest = ops.max(values, axis=(1, 2))
+        smallest = ops.min(values, axis=(1, 2))
+        scale = ops.maximum(scale, ops.maximum(ops.abs(largest), ops.abs(smallest)))
+        constant = largest - smallest <= ROUNDING * scale
+        maps = _enlarged(ops.relu(values), rows, columns)
+        top = ops.max(maps, axis=(1, 2), keepdims=True)
+        nothing = ops.logical_or(constant[:, None, None], top <= 0)
+        return ops.where(nothing, 0.0, maps / ops.where(top > 0, top, 1.0))
+
+    shapes = (None, None, None), (None,), (None, None), (None, None)
+    return compiled(finish, lambda: (), [(shape, "float32") for shape in shapes])
 
 
 def finish_maps(raw: RawMaps, height: int, width: int, *, what: str) -> np.ndarray:
@@ -80,14 +89,16 @@ def finish_maps(raw: RawMaps, height: int, width: int, *, what: str) -> np.ndarr
     Raises:
         UserError: A map holds NaN or infinity.
     """
-    values = raw.values.numpy() if hasattr(raw.values, "numpy") else np.asarray(raw.values)
+    values = as_array(raw.values)
     bad = np.flatnonzero(~np.isfinite(values).all(axis=(1, 2)))
     if len(bad):
         raise UserError(
             f"The {what} map of image {bad[0] + 1} holds NaN or infinity: the network's weights or the image do. "
             "Check them for NaN."
         )
-    return _finish(values, tf.cast(raw.scale, tf.float32), height, width).numpy()
+    scale = as_array(raw.scale).astype(np.float32)
+    rows, columns = _kept_matrix(values.shape[1], height), _kept_matrix(values.shape[2], width)
+    return as_array(_finishing()(values.astype(np.float32), scale, rows, columns))
 
 
 def is_constant(maps: np.ndarray) -> np.ndarray:

@@ -4,19 +4,19 @@ References to the papers stand beside each method. Test-time smoothing: Gildenbl
 pytorch-grad-cam ("aug smooth"). Combining layers: Jiang et al. 2021, "LayerCAM", section III.
 """
 
+import pkgutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 from keras import layers
 
+from keras_resnet.backends import JAX, as_array, backend, require_tensorflow
 from keras_resnet.choices import COMBINATIONS, SMOOTHINGS
 from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.errors import UserError, unknown_name
-from keras_resnet.explanation import baselines, gradient, keras_vis, perturbation
 from keras_resnet.explanation.classifier import FEATURES, Classifier, prepare, resolve_targets
 from keras_resnet.explanation.inputs import network_inputs, place_maps
 from keras_resnet.explanation.maps import RawMaps, finish_maps, is_constant
@@ -30,38 +30,48 @@ class Method:
 
     Attributes:
         title: As people call it.
-        compute: The implementation.
-        source: "ours", "tf-keras-vis" or "baseline".
+        code: The implementation, "module:function" of this package.
+        source: "ours", "tf-keras-vis" (which needs Keras on TensorFlow) or "baseline".
         on_layer: Whether the map is drawn on a layer (the others draw on the image itself).
     """
 
     title: str
-    compute: Callable[..., RawMaps]
+    code: str
     source: str
     on_layer: bool = True
 
+    @property
+    def compute(self) -> Callable[..., RawMaps]:
+        """The implementation."""
+        return pkgutil.resolve_name(f"{__package__}.{self.code}")
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether it runs on the backend in use."""
+        return self.source != "tf-keras-vis" or backend() != JAX
+
 
 METHODS: dict[str, Method] = {
-    "cam": Method("CAM", gradient.cam, "ours"),
-    "gradcam": Method("Grad-CAM", gradient.gradcam, "ours"),
-    "gradcam_closed_form": Method("Grad-CAM (closed form)", gradient.gradcam_closed_form, "ours"),
-    "gradcam_gradient": Method("Grad-CAM (gradients)", gradient.gradcam_gradient, "ours"),
-    "gradcam_tf_keras_vis": Method("Grad-CAM (tf-keras-vis)", keras_vis.gradcam, "tf-keras-vis"),
-    "gradcam_plus_plus": Method("Grad-CAM++", keras_vis.gradcam_plus_plus, "tf-keras-vis"),
-    "layercam": Method("Layer-CAM", keras_vis.layercam, "tf-keras-vis"),
-    "hirescam": Method("HiRes-CAM", gradient.hirescam, "ours"),
-    "xgradcam": Method("XGrad-CAM", gradient.xgradcam, "ours"),
-    "eigencam": Method("Eigen-CAM", gradient.eigencam, "ours"),
-    "ablationcam": Method("Ablation-CAM", perturbation.ablationcam, "ours"),
-    "scorecam": Method("Score-CAM", perturbation.scorecam, "ours"),
-    "scorecam_tf_keras_vis": Method("Score-CAM (tf-keras-vis)", keras_vis.scorecam, "tf-keras-vis"),
-    "faster_scorecam": Method("Faster-Score-CAM", keras_vis.faster_scorecam, "tf-keras-vis"),
-    "saliency": Method("Saliency", keras_vis.saliency, "tf-keras-vis", on_layer=False),
-    "smoothgrad": Method("SmoothGrad", keras_vis.smoothgrad, "tf-keras-vis", on_layer=False),
-    "integrated_gradients": Method("Integrated gradients", gradient.integrated_gradients, "ours", on_layer=False),
-    "occlusion": Method("Occlusion", perturbation.occlusion, "ours", on_layer=False),
-    "gaussian": Method("Centred Gaussian", baselines.gaussian, "baseline", on_layer=False),
-    "random": Method("Random", baselines.random, "baseline", on_layer=False),
+    "cam": Method("CAM", "gradient:cam", "ours"),
+    "gradcam": Method("Grad-CAM", "gradient:gradcam", "ours"),
+    "gradcam_closed_form": Method("Grad-CAM (closed form)", "gradient:gradcam_closed_form", "ours"),
+    "gradcam_gradient": Method("Grad-CAM (gradients)", "gradient:gradcam_gradient", "ours"),
+    "gradcam_tf_keras_vis": Method("Grad-CAM (tf-keras-vis)", "keras_vis:gradcam", "tf-keras-vis"),
+    "gradcam_plus_plus": Method("Grad-CAM++", "keras_vis:gradcam_plus_plus", "tf-keras-vis"),
+    "layercam": Method("Layer-CAM", "keras_vis:layercam", "tf-keras-vis"),
+    "hirescam": Method("HiRes-CAM", "gradient:hirescam", "ours"),
+    "xgradcam": Method("XGrad-CAM", "gradient:xgradcam", "ours"),
+    "eigencam": Method("Eigen-CAM", "gradient:eigencam", "ours"),
+    "ablationcam": Method("Ablation-CAM", "perturbation:ablationcam", "ours"),
+    "scorecam": Method("Score-CAM", "perturbation:scorecam", "ours"),
+    "scorecam_tf_keras_vis": Method("Score-CAM (tf-keras-vis)", "keras_vis:scorecam", "tf-keras-vis"),
+    "faster_scorecam": Method("Faster-Score-CAM", "keras_vis:faster_scorecam", "tf-keras-vis"),
+    "saliency": Method("Saliency", "keras_vis:saliency", "tf-keras-vis", on_layer=False),
+    "smoothgrad": Method("SmoothGrad", "keras_vis:smoothgrad", "tf-keras-vis", on_layer=False),
+    "integrated_gradients": Method("Integrated gradients", "gradient:integrated_gradients", "ours", on_layer=False),
+    "occlusion": Method("Occlusion", "perturbation:occlusion", "ours", on_layer=False),
+    "gaussian": Method("Centred Gaussian", "baselines:gaussian", "baseline", on_layer=False),
+    "random": Method("Random", "baselines:random", "baseline", on_layer=False),
 }
 BASELINES = tuple(name for name, method in METHODS.items() if method.source == "baseline")
 # Each idea once: what `--method all` and the ranking draw.
@@ -150,7 +160,7 @@ def explain(
         part, part_targets = inputs[first : first + batch_size], numbers[first : first + batch_size]
         if smooth != "none":
             # The class of the image as it is, not of each changed copy.
-            predicted = classifier.logits(part).numpy().argmax(axis=-1).astype(np.int32)
+            predicted = as_array(classifier.logits(part)).argmax(axis=-1).astype(np.int32)
             part_targets = np.where(part_targets < 0, predicted, part_targets)
         drawn = [
             _smoothed(lambda x, t, name=name: draw(x, t, name), part, part_targets, smooth)
@@ -166,11 +176,14 @@ def get_method(name: str) -> Method:
     """Looks a method up by name.
 
     Raises:
-        UserError: If there is no such method; the message names the closest ones.
+        UserError: There is no such method (the message names the closest ones), or it does not run on this backend.
     """
     if name not in METHODS:
         raise unknown_name("method", name, METHODS)
-    return METHODS[name]
+    method = METHODS[name]
+    if not method.is_usable:
+        require_tensorflow(f"{method.title} is drawn by tf-keras-vis, which")
+    return method
 
 
 def maximize_activation(
@@ -197,11 +210,14 @@ def maximize_activation(
         uint8 [H, W, C], RGB for three channels.
 
     Raises:
-        UserError: The class is unknown, or the model cannot be used.
+        UserError: The class is unknown, the model cannot be used, or Keras does not run on TensorFlow.
 
     Reference:
         Simonyan et al. 2014, arXiv:1312.6034, section 2.
     """
+    require_tensorflow("Activation maximisation is done by tf-keras-vis, which")
+    from keras_resnet.explanation import keras_vis
+
     classifier = prepare(model)
     labels = preprocessing.labels if preprocessing is not None else ()
     number = int(resolve_targets([target], classifier.classes, 1, labels)[0])
@@ -257,10 +273,16 @@ def _zoomed(images: np.ndarray, scale: float) -> np.ndarray:
     """Enlarges (scale > 1) or shrinks images about their centre, within their size; outside is zero."""
     if scale == 1:
         return np.ascontiguousarray(images)
-    count, height, width = images.shape[:3]
-    low, high = 0.5 - 0.5 / scale, 0.5 + 0.5 / scale
-    boxes = np.tile(np.array([[low, low, high, high]], np.float32), (count, 1))
-    return tf.image.crop_and_resize(images, boxes, np.arange(count), (height, width), extrapolation_value=0.0).numpy()
+    rows, columns = (_zoom_matrix(side, scale) for side in images.shape[1:3])
+    return np.einsum("yh,nhwc,xw->nyxc", rows, images, columns, optimize=True)
+
+
+def _zoom_matrix(side: int, scale: float) -> np.ndarray:
+    """float32 [side, side]: what each place of a zoomed row is made of, linearly."""
+    place = np.arange(side) / scale + (side - 1) * (0.5 - 0.5 / scale)
+    inside = (place >= 0) & (place <= side - 1)
+    parts = np.maximum(0.0, 1.0 - np.abs(place[:, None] - np.arange(side)))
+    return np.where(inside[:, None], parts, 0.0).astype(np.float32)
 
 
 def _combined(maps: list[np.ndarray], combine: str) -> np.ndarray:

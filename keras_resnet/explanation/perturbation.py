@@ -10,17 +10,19 @@ References:
 """
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
+from keras import ops
 
+from keras_resnet.backends import as_array, compiled
 from keras_resnet.explanation.classifier import PREDICTED, Classifier, known_targets
 from keras_resnet.explanation.maps import RawMaps, resize_maps
 
 ProgressBar = Callable[[int, int], None]
 
-_INDEX = tf.TensorSpec([None], tf.int32)
+_INDEX = ((None,), "int32")
 
 
 def scorecam(
@@ -36,18 +38,18 @@ def scorecam(
     """Score-CAM: a channel's weight is the class probability of the image seen through that channel's map."""
 
     def build():
-        @tf.function(input_signature=[classifier.images_spec, _map_spec(classifier, layer), _INDEX, _INDEX, _INDEX])
         def probabilities(images, features, targets, image, channel):
-            masks = tf.gather_nd(tf.transpose(features, [0, 3, 1, 2]), tf.stack([image, channel], axis=1))
-            masks = resize_maps(masks, tf.shape(images)[1], tf.shape(images)[2])
-            low = tf.reduce_min(masks, axis=(1, 2), keepdims=True)
-            high = tf.reduce_max(masks, axis=(1, 2), keepdims=True)
+            height, width, channels = ops.shape(features)[1:]
+            masks = ops.reshape(ops.transpose(features, (0, 3, 1, 2)), (-1, height, width))
+            masks = resize_maps(ops.take(masks, image * channels + channel, axis=0), *ops.shape(images)[1:3])
+            low = ops.min(masks, axis=(1, 2), keepdims=True)
+            high = ops.max(masks, axis=(1, 2), keepdims=True)
             masks = (masks - low) / (high - low + keras.config.epsilon())
-            seen = tf.gather(images, image) * masks[..., None]
-            scores = tf.nn.softmax(classifier.model(seen, training=False))
-            return tf.gather(scores, tf.gather(targets, image), axis=1, batch_dims=1)
+            seen = ops.take(images, image, axis=0) * masks[..., None]
+            scores = ops.softmax(classifier.model(seen, training=False))
+            return _of_class(scores, ops.take(targets, image))
 
-        return probabilities
+        return classifier.compiled(probabilities, _map_signature(classifier, layer), _INDEX, _INDEX, _INDEX)
 
     probabilities = classifier.cached(("scorecam", layer), build)
     images, targets, outputs = _forward(classifier, images, targets, layer)
@@ -77,27 +79,25 @@ def ablationcam(
     def build():
         tail = classifier.tail(layer)
 
-        specs = [tf.TensorSpec(tensor.shape, tf.float32) for tensor in tail.inputs]
-
-        @tf.function(input_signature=[specs, _INDEX, _INDEX, _INDEX])
-        def logits(outputs, targets, image, channel):
-            rows = [tf.gather(output, image) for output in outputs]
-            rows[0] *= tf.one_hot(channel, tf.shape(rows[0])[-1], on_value=0.0, off_value=1.0)[:, None, None]
+        def logits(targets, image, channel, *outputs):
+            rows = [ops.take(output, image, axis=0) for output in outputs]
+            rows[0] *= 1.0 - ops.one_hot(channel, ops.shape(rows[0])[-1])[:, None, None]
             scores = tail(rows if len(rows) > 1 else rows[0], training=False)
-            return tf.gather(scores, tf.gather(targets, image), axis=1, batch_dims=1)
+            return _of_class(scores, ops.take(targets, image))
 
-        return logits
+        taken = [(tuple(tensor.shape), "float32") for tensor in tail.inputs]
+        return compiled(logits, lambda: tail.variables, [_INDEX, _INDEX, _INDEX, *taken])
 
     logits = classifier.cached(("ablationcam", layer), build)
     images, targets, outputs = _forward(classifier, images, targets, layer)
     without = _each_channel(
-        lambda image, channel: logits(outputs, targets, image, channel), outputs[0], max_batch, progress
+        lambda image, channel: logits(targets, image, channel, *outputs), outputs[0], max_batch, progress
     )
-    everything = tf.gather(classifier.logits(images), targets, axis=1, batch_dims=1).numpy()
+    everything = as_array(_of_class(classifier.logits(images), targets))
     raw = _weighted(outputs[0], everything[:, None] - without)
     # A weight is a difference of logits: their rounding, times the activations, is the map's.
-    sizes = tf.reduce_max(tf.reduce_sum(tf.abs(outputs[0]), axis=-1), axis=(1, 2)) * np.abs(everything) / 100
-    return RawMaps(raw.values, tf.maximum(raw.scale, sizes))
+    sizes = ops.max(ops.sum(ops.abs(outputs[0]), axis=-1), axis=(1, 2)) * np.abs(everything) / 100
+    return RawMaps(raw.values, ops.maximum(raw.scale, sizes))
 
 
 def occlusion(classifier: Classifier, images, targets, *, max_batch: int = 64, progress=None, **_) -> RawMaps:
@@ -108,27 +108,29 @@ def occlusion(classifier: Classifier, images, targets, *, max_batch: int = 64, p
     """
 
     def build():
-        @tf.function(input_signature=[classifier.images_spec, _INDEX, _INDEX, tf.TensorSpec([None, 4], tf.int32)])
         def logits(images, targets, image, patch):
-            rows, columns = tf.range(tf.shape(images)[1]), tf.range(tf.shape(images)[2])
+            height, width = ops.shape(images)[1:3]
+            rows, columns = ops.arange(height, dtype="int32"), ops.arange(width, dtype="int32")
             top, left, bottom, right = (patch[:, i : i + 1] for i in range(4))
-            covered = ((rows >= top) & (rows < bottom))[:, :, None] & ((columns >= left) & (columns < right))[:, None]
-            seen = tf.where(covered[..., None], 0.0, tf.gather(images, image))
+            inside_rows = ops.logical_and(rows >= top, rows < bottom)
+            inside_columns = ops.logical_and(columns >= left, columns < right)
+            covered = ops.logical_and(inside_rows[:, :, None], inside_columns[:, None])
+            seen = ops.where(covered[..., None], 0.0, ops.take(images, image, axis=0))
             scores = classifier.model(seen, training=False)
-            return tf.gather(scores, tf.gather(targets, image), axis=1, batch_dims=1)
+            return _of_class(scores, ops.take(targets, image))
 
-        return logits
+        return classifier.compiled(logits, _INDEX, _INDEX, ((None, 4), "int32"))
 
     logits = classifier.cached("occlusion", build)
-    images = tf.convert_to_tensor(images, tf.float32)
+    images = ops.convert_to_tensor(images, "float32")
     everything = classifier.logits(images)
     targets = known_targets(targets, everything)
-    everything = tf.gather(everything, targets, axis=1, batch_dims=1).numpy()
+    everything = as_array(_of_class(everything, targets))
     count, height, width = images.shape[:3]
     patches = _patches(height, width)
     covered = np.zeros((count, len(patches)), np.float32)
     for image, place, done in _portions(count, len(patches), max_batch):
-        covered[image, place] = logits(images, targets, image, patches[place]).numpy()
+        covered[image, place] = as_array(logits(images, targets, image, patches[place]))
         if progress:
             progress(done, count * len(patches))
     cover = np.zeros((len(patches), height, width), np.float32)
@@ -136,33 +138,37 @@ def occlusion(classifier: Classifier, images, targets, *, max_batch: int = 64, p
         cover[index, top:bottom, left:right] = 1
     lost = everything[:, None] - covered
     values = np.einsum("np,pyx->nyx", lost, cover) / cover.sum(axis=0)
-    return RawMaps(tf.constant(values, tf.float32), tf.constant(np.abs(everything)))
+    return RawMaps(values.astype(np.float32), np.abs(everything))
 
 
 def _forward(classifier: Classifier, images, targets, layer: str):
     def build():
-        return tf.function(
-            lambda images: classifier.trunk(layer)(images, training=False), input_signature=[classifier.images_spec]
-        )
+        trunk = classifier.trunk(layer)
+        return classifier.compiled(lambda images: trunk(images, training=False))
 
-    images = tf.convert_to_tensor(images, tf.float32)
+    images = ops.convert_to_tensor(images, "float32")
     outputs = classifier.cached(("trunk", layer), build)(images)
     outputs = list(outputs) if isinstance(outputs, list | tuple) else [outputs]
     if np.any(np.asarray(targets) == PREDICTED):
         targets = known_targets(targets, classifier.logits(images))
-    return images, tf.convert_to_tensor(targets, tf.int32), outputs
+    return images, ops.convert_to_tensor(targets, "int32"), outputs
 
 
-def _map_spec(classifier: Classifier, layer: str) -> tf.TensorSpec:
-    return tf.TensorSpec(classifier.model.get_layer(layer).output.shape, tf.float32)
+def _map_signature(classifier: Classifier, layer: str) -> tuple[tuple[int | None, ...], str]:
+    return tuple(classifier.model.get_layer(layer).output.shape), "float32"
 
 
-def _each_channel(score: Callable, features: tf.Tensor, max_batch: int, progress: ProgressBar | None) -> np.ndarray:
+def _of_class(scores, targets):
+    """What each row has for its class, [N]."""
+    return ops.take_along_axis(scores, targets[:, None], axis=1)[:, 0]
+
+
+def _each_channel(score: Callable, features: Any, max_batch: int, progress: ProgressBar | None) -> np.ndarray:
     """Scores every channel of every image: float32 [N, channels]."""
     count, channels = features.shape[0], features.shape[-1]
     scores = np.zeros((count, channels), np.float32)
     for image, channel, done in _portions(count, channels, max_batch):
-        scores[image, channel] = score(image, channel).numpy()
+        scores[image, channel] = as_array(score(image, channel))
         if progress:
             progress(done, count * channels)
     return scores
@@ -176,10 +182,10 @@ def _portions(count: int, places: int, size: int) -> Iterator[tuple[np.ndarray, 
         yield part // places, part % places, first + len(part)
 
 
-def _weighted(features: tf.Tensor, weights: np.ndarray) -> RawMaps:
+def _weighted(features: Any, weights: np.ndarray) -> RawMaps:
     contributions = features * weights[:, None, None]
-    sizes = tf.reduce_sum(tf.abs(contributions), axis=-1)
-    return RawMaps(tf.reduce_sum(contributions, axis=-1), tf.reduce_max(sizes, axis=(1, 2)))
+    sizes = ops.sum(ops.abs(contributions), axis=-1)
+    return RawMaps(ops.sum(contributions, axis=-1), ops.max(sizes, axis=(1, 2)))
 
 
 def _patches(height: int, width: int) -> np.ndarray:

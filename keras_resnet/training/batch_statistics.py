@@ -10,8 +10,9 @@ from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
+from keras import ops
 
+from keras_resnet.backends import as_array, compiled
 from keras_resnet.graphs.rewriting import copy_layer, rewrite
 from keras_resnet.training.fused_normalization import FusedBatchNormalization, copy_weights
 
@@ -32,11 +33,12 @@ class BatchStatistics:
         pairs = zip(model.layers, self._measuring.layers, strict=True)
         self._pairs = [(own, measured) for own, measured in pairs if isinstance(measured, _OfTheBatch)]
 
-        @tf.function(reduce_retracing=True)
-        def forward(images: tf.Tensor) -> None:
+        def forward(images: Any) -> list[tuple[Any, Any]]:
             self._measuring(images, training=False)  # dropout is off, as when the network is evaluated
+            layers = [layer for _, layer in self._pairs]
+            return [tuple(map(ops.convert_to_tensor, (each.moving_mean, each.moving_variance))) for each in layers]
 
-        self._forward = forward
+        self._forward = compiled(forward, lambda: self._measuring.variables, [(model.input_shape, "float32")])
 
     def measure(self, batches: Iterable[Any]) -> None:
         """Sets the network's statistics to those of all images together, with its weights of now.
@@ -51,12 +53,12 @@ class BatchStatistics:
         squares = [0.0] * len(self._pairs)
         count = 0
         for images, _ in batches:
-            self._forward(images)
+            found = self._forward(images)
             count += 1
-            for number, (_, layer) in enumerate(self._pairs):
-                mean = np.asarray(layer.moving_mean, np.float64)
+            for number, (mean, variance) in enumerate(found):
+                mean = as_array(mean).astype(np.float64)
                 means[number] = means[number] + mean
-                squares[number] = squares[number] + np.asarray(layer.moving_variance, np.float64) + mean**2
+                squares[number] = squares[number] + as_array(variance).astype(np.float64) + mean**2
         for (layer, _), mean, square in zip(self._pairs, means, squares, strict=True):
             mean = mean / count
             layer.moving_mean.assign(mean)

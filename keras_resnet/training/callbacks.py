@@ -8,12 +8,20 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
+import numpy as np
 from tqdm import tqdm
 
+from keras_resnet.backends import JAX, backend
 from keras_resnet.errors import UserError
 from keras_resnet.progress import duration
 from keras_resnet.training.checkpoints import TrainingState, save_checkpoint
 from keras_resnet.training.runs import RunDirectory, write_metrics
+
+
+def hold_values(model: keras.Model) -> None:
+    """Gives a model's variables their present values within an epoch: on JAX they travel from step to step instead."""
+    if backend() == JAX:
+        model.jax_state_sync()
 
 
 class StopOnLostLoss(keras.callbacks.Callback):
@@ -30,6 +38,7 @@ class StopOnLostLoss(keras.callbacks.Callback):
         loss = float(logs["loss"])  # the mean over the epoch so far: not finite from the first bad step on
         if math.isfinite(loss):
             return
+        hold_values(self.model)
         rate = float(self.model.optimizer.learning_rate)
         state = self._state()
         kept = (
@@ -56,7 +65,8 @@ class AveragedWeights(keras.callbacks.Callback):
         self._average = average
 
     def on_test_begin(self, logs: Any = None) -> None:
-        self._trained = self.model.get_weights()
+        # Copies, because JAX hands out views of memory that the next step takes over.
+        self._trained = [np.array(values) for values in self.model.get_weights()]
         self._average()
 
     def on_test_end(self, logs: Any = None) -> None:

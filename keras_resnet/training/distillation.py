@@ -9,11 +9,13 @@ from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
+from keras import ops
 
 from keras_resnet.artifact import Artifact
-from keras_resnet.data.preprocessing import Preprocessing
-from keras_resnet.data.transforms import normalize, resize_image
+from keras_resnet.backends import TENSORFLOW, backend
+from keras_resnet.data.array_transforms import resize_matrix
+from keras_resnet.data.preprocessing import LUMA, Preprocessing
+from keras_resnet.distribution import replicas
 from keras_resnet.errors import UserError
 from keras_resnet.graphs.heads import check_classifier
 
@@ -28,9 +30,7 @@ class DistilledModel(keras.Model):
         weight: w, 0..1.
     """
 
-    def __init__(
-        self, model: keras.Model, *, teacher: Callable[[tf.Tensor], tf.Tensor], temperature: float, weight: float
-    ):
+    def __init__(self, model: keras.Model, *, teacher: Callable[[Any], Any], temperature: float, weight: float):
         super().__init__(inputs=model.inputs, outputs=model.outputs[0], name=model.name)
         self._teacher, self._temperature, self._weight = teacher, temperature, weight
 
@@ -38,17 +38,15 @@ class DistilledModel(keras.Model):
         loss = super().compute_loss(x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=training)
         if not training:
             return loss
-        told = tf.nn.log_softmax(tf.stop_gradient(self._teacher(x)) / self._temperature)
-        answered = tf.nn.log_softmax(tf.cast(y_pred, tf.float32) / self._temperature)
-        divergence = tf.reduce_mean(tf.reduce_sum(tf.exp(told) * (told - answered), axis=-1))
+        told = ops.log_softmax(ops.stop_gradient(self._teacher(x)) / self._temperature)
+        answered = ops.log_softmax(ops.cast(y_pred, "float32") / self._temperature)
+        divergence = ops.mean(ops.sum(ops.exp(told) * (told - answered), axis=-1))
         # Keras' own part is that of one device already: the devices' losses are added up.
-        divergence /= tf.distribute.get_strategy().num_replicas_in_sync
-        return (1.0 - self._weight) * loss + self._weight * self._temperature**2 * tf.cast(divergence, loss.dtype)
+        divergence /= replicas()
+        return (1.0 - self._weight) * loss + self._weight * self._temperature**2 * ops.cast(divergence, loss.dtype)
 
 
-def teacher_answers(
-    teacher: Artifact, preprocessing: Preprocessing, labels: Sequence[str]
-) -> Callable[[tf.Tensor], tf.Tensor]:
+def teacher_answers(teacher: Artifact, preprocessing: Preprocessing, labels: Sequence[str]) -> Callable[[Any], Any]:
     """Makes a teacher answer the images of another network's training.
 
     Args:
@@ -61,31 +59,67 @@ def teacher_answers(
         the same pixels, resized and normalised as it needs them.
 
     Raises:
-        UserError: The teacher knows other classes.
+        UserError: The teacher knows other classes, or is an exported file where Keras runs on JAX.
     """
     if tuple(teacher.labels) != tuple(labels):
         raise UserError(
             f"A teacher knows the same classes in the same order; {teacher.source} has {_listed(teacher.labels)}, the "
             f"data set {_listed(labels)}. Train the teacher on this data."
         )
-    mean, std = (tf.constant(values, tf.float32) * 255.0 for values in (preprocessing.mean, preprocessing.std))
+    if teacher.model is None and backend() != TENSORFLOW:
+        raise UserError(
+            f"A teacher must be a network where Keras runs on JAX, {teacher.source} is an exported file. Give the run "
+            "or the .keras file that it was exported from."
+        )
+    statistics = (preprocessing.mean, preprocessing.std)
+    mean, std = (np.asarray(values, np.float32) * np.float32(255.0) for values in statistics)
     # A crop was made already, where one is made.
     pixels = dataclasses.replace(teacher.pixels, resize="squash", crop_fraction=1.0)
     has_probabilities = teacher.model is not None and check_classifier(teacher.model).has_probabilities
     smallest = np.finfo(np.float32).tiny
+    scale, offset = teacher.preprocessing.scale_and_offset()
 
-    def answers(images: tf.Tensor) -> tf.Tensor:
-        images = tf.clip_by_value(tf.cast(images, tf.float32) * std + mean, 0.0, 255.0)
+    def answers(images: Any) -> Any:
+        images = ops.clip(ops.cast(images, "float32") * std + mean, 0.0, 255.0)
         if preprocessing.color_order == "bgr":
-            images = images[..., ::-1]
-        images = resize_image(images, pixels)
+            images = ops.flip(images, axis=-1)
+        images = _resized(images, pixels)
         if teacher.model is None:
-            found = tf.numpy_function(teacher.probabilities, [images], tf.float32)
-            return tf.math.log(tf.maximum(tf.ensure_shape(found, [None, len(labels)]), smallest))
-        found = tf.cast(teacher.model(normalize(images, teacher.preprocessing), training=False), tf.float32)
-        return tf.math.log(tf.maximum(found, smallest)) if has_probabilities else tf.nn.log_softmax(found)
+            return ops.log(ops.maximum(_answer_of_file(teacher, images), smallest))
+        if teacher.preprocessing.color_order == "bgr":
+            images = ops.flip(images, axis=-1)
+        found = ops.cast(teacher.model(images * scale + offset, training=False), "float32")
+        return ops.log(ops.maximum(found, smallest)) if has_probabilities else ops.log_softmax(found)
 
     return answers
+
+
+def _resized(images: Any, pixels: Preprocessing) -> Any:
+    """Images of one size in a graph, brought to a teacher's size and channels."""
+    if backend() == TENSORFLOW:
+        from keras_resnet.data.transforms import resize_image
+
+        return resize_image(images, pixels)
+    if images.shape[-1] != pixels.channels:
+        luma = np.array(LUMA, np.float32) / 65536.0
+        is_grey = images.shape[-1] == 1
+        images = ops.repeat(images, 3, axis=-1) if is_grey else ops.sum(images * luma, axis=-1, keepdims=True)
+    size = (pixels.height, pixels.width)
+    if tuple(images.shape[1:3]) == size:
+        return images
+    rows, columns = (
+        resize_matrix(source, target, pixels.interpolation)
+        for source, target in zip(images.shape[1:3], size, strict=True)
+    )
+    return ops.clip(ops.einsum("yh,nhwc,xw->nyxc", rows, images, columns), 0.0, 255.0)
+
+
+def _answer_of_file(teacher: Artifact, images: Any) -> Any:
+    """The probabilities that an exported file answers inside a graph of TensorFlow."""
+    import tensorflow as tf
+
+    found = tf.numpy_function(teacher.probabilities, [images], tf.float32)
+    return tf.ensure_shape(found, [None, len(teacher.labels)])
 
 
 def _listed(labels: Sequence[Any]) -> str:

@@ -3,12 +3,13 @@
 Keras 3's BatchNormalization is written in elementary operators. TensorFlow has one fused operator for it, forward and
 backward (Ioffe & Szegedy 2015, arXiv:1502.03167). A twin of the network uses that one; because the variables are the
 same in the same order, the weights are copied into the plain network afterwards, which then loads anywhere without
-custom objects. The twin also carries the precision policy, so that the stored network is always a float32 one.
+custom objects. On JAX the twin keeps Keras' own, whose operators XLA fuses. The twin also carries the precision
+policy, so that the stored network is always a float32 one.
 """
 
 import keras
-import tensorflow as tf
 
+from keras_resnet.backends import TENSORFLOW, backend
 from keras_resnet.distribution import keras_precision
 from keras_resnet.graphs.rewriting import rewrite
 
@@ -17,6 +18,8 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
     """BatchNormalization over the last axis of [batch, height, width, channels], by TensorFlow's fused operator."""
 
     def call(self, inputs, training=None, mask=None):
+        import tensorflow as tf
+
         inputs = tf.convert_to_tensor(inputs)
         channels = inputs.shape[-1]
         scale = self.gamma if self.scale else tf.ones([channels])
@@ -84,7 +87,8 @@ def copy_weights(source: keras.Model, target: keras.Model) -> None:
 
 def _can_be_fused(layer: keras.Layer) -> bool:
     return (
-        type(layer) is keras.layers.BatchNormalization
+        backend() == TENSORFLOW
+        and type(layer) is keras.layers.BatchNormalization
         and len(layer.input.shape) == 4
         and layer.axis in (-1, 3)
         and not layer.renorm

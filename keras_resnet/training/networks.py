@@ -16,7 +16,7 @@ from keras_resnet.training.distillation import DistilledModel, teacher_answers
 from keras_resnet.training.fine_tuning import rate_factors
 from keras_resnet.training.fused_normalization import copy_weights, training_twin
 from keras_resnet.training.losses import Accuracy, BalancedAccuracy, create_loss
-from keras_resnet.training.optimizers import create_optimizer
+from keras_resnet.training.optimizers import create_optimizer, start_averages
 from keras_resnet.training.recipes import Recipe, parse_milestones
 from keras_resnet.training.schedules import Schedule
 from keras_resnet.weights.loading import learnt_preprocessing, load_weights
@@ -162,6 +162,7 @@ def compile_twin(
     if recipe.precision == "mixed_float16":
         optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
     optimizer.build(twin.trainable_variables)
+    start_averages(optimizer)
     twin.compile(
         optimizer=optimizer,
         loss=create_loss(

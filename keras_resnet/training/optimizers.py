@@ -14,6 +14,7 @@ from typing import Any
 
 import keras
 
+from keras_resnet.backends import JAX, backend
 from keras_resnet.choices import DECAY_FORMS, MOMENTUM_FORMS, OPTIMIZERS
 from keras_resnet.errors import unknown_name
 
@@ -73,6 +74,11 @@ class _Extended:
         ]
 
     def finalize_variable_values(self, var_list: Any) -> None:
+        if backend() == JAX and self._iterations._value is None:
+            return  # a step broke off that held all values: nothing is left to finalize
+        if backend() == JAX and self.use_ema:
+            assign_copies(self._trainable_variables, self._model_variables_moving_average)
+            return
         # Keras pairs averages with the list by position, and its `fit` leaves the frozen variables out of it.
         super().finalize_variable_values(self._trainable_variables)
 
@@ -85,12 +91,37 @@ class _Extended:
         return super()._get_current_learning_rate()
 
     def _update_model_variables_moving_average(self, trainable_variables: Any) -> None:
+        if backend() == JAX:
+            self._average_values()
+            return
         average = super()._update_model_variables_moving_average
         if not self.gradient_accumulation_steps:
             average(trainable_variables)
             return
         is_update = keras.ops.equal((self._iterations + 1) % self.gradient_accumulation_steps, 0)
         keras.ops.cond(is_update, lambda: average(trainable_variables), lambda: None)
+
+    def _average_values(self) -> None:
+        """The same without branches, in which JAX cannot assign; the average of a frozen variable is its value."""
+        ops = keras.ops
+        keep = ops.where(ops.equal(self.iterations, 0), 0.0, self.ema_momentum)
+        if self.gradient_accumulation_steps:
+            is_update = ops.equal((self._iterations + 1) % self.gradient_accumulation_steps, 0)
+            keep = ops.where(is_update, keep, 1.0)
+        for variable, average in zip(self._trainable_variables, self._model_variables_moving_average, strict=True):
+            if variable.trainable:
+                average.assign(keep * average + (1.0 - keep) * variable)
+
+    def stateless_apply(self, optimizer_variables: Any, grads: Any, trainable_variables: Any) -> tuple[Any, Any]:
+        """Keras' own, for a part of the variables as well: on JAX it pairs values and variables by position alone."""
+        trained = [variable for variable in self._trainable_variables if variable.trainable]
+        if len(trained) == len(self._trainable_variables):
+            return super().stateless_apply(optimizer_variables, grads, trainable_variables)
+        pairs = [(trained, trainable_variables), (self.variables, optimizer_variables)]
+        values = [pair for own, given in pairs for pair in zip(own, given, strict=True)]
+        with keras.StatelessScope(state_mapping=values) as scope:
+            self.apply(grads, trained)
+        return tuple([scope.get_current_value(v) for v in variables] for variables in (trained, self.variables))
 
 
 class SGD(_Extended, keras.optimizers.SGD):
@@ -189,6 +220,19 @@ def clip_adaptively(gradient: Any, weights: Any, factor: float) -> Any:
 def decays(variable: Any) -> bool:
     """Whether weight decay acts on a variable: kernels have two dimensions or more, scales and biases one."""
     return len(variable.shape) > 1
+
+
+def start_averages(optimizer: keras.optimizers.Optimizer) -> None:
+    """Begins the averages of a built optimizer at the values of the variables, where frozen ones are left alone."""
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+    if backend() == JAX and optimizer.use_ema:
+        assign_copies(optimizer._model_variables_moving_average, optimizer._trainable_variables)
+
+
+def assign_copies(variables: Sequence[Any], sources: Sequence[Any]) -> None:
+    """Gives variables the values of others. On JAX they would share memory, which a step takes from all it is given."""
+    for variable, source in zip(variables, sources, strict=True):
+        variable.assign(keras.ops.copy(source))
 
 
 def create_optimizer(

@@ -14,11 +14,13 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_resnet.backends import require_backend
 from keras_resnet.data.folder import named_unreadable_files
-from keras_resnet.distribution import create_strategy, require_tensorflow
+from keras_resnet.distribution import create_strategy
 from keras_resnet.errors import UserError
 from keras_resnet.models.registry import get_config
 from keras_resnet.storage import atomic_file
+from keras_resnet.training.callbacks import hold_values
 from keras_resnet.training.recipes import Recipe
 from keras_resnet.training.setup import prepare
 
@@ -72,7 +74,7 @@ def find_learning_rate(recipe: Recipe, *, report: Callable[[str], None] = print)
     Raises:
         UserError: A setting or the data is wrong, or the loss never fell.
     """
-    require_tensorflow()
+    require_backend()
     get_config(recipe.model)
     low, high = RANGES[recipe.optimizer]
     strategy = create_strategy(recipe.devices)
@@ -227,6 +229,7 @@ class _Watch(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         self._steps.append(float(logs["loss"]))
+        hold_values(self.model)
         self.model.reset_metrics()  # they are means over the epoch; each step counts for itself here
         if len(self._steps) < self._accumulate:
             return

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from keras_resnet.backends import TENSORFLOW
 from keras_resnet.errors import UserError
 from keras_resnet.models.config_files import RUN_KEY, network_name
 from keras_resnet.storage import read_json
@@ -30,6 +31,7 @@ class RunRecord:
         dataset: Name, fingerprint and sizes of the data set.
         versions: Package → version.
         hardware: Processor and GPUs.
+        backend: What Keras ran on.
         commit: The source's commit; "" where it was none.
         epochs: A row of metrics.csv for each epoch, as numbers.
         metrics: What test_metrics.json holds; None while the run is unfinished.
@@ -42,6 +44,7 @@ class RunRecord:
     dataset: dict[str, Any]
     versions: dict[str, str]
     hardware: str
+    backend: str
     commit: str
     epochs: tuple[dict[str, float], ...]
     metrics: dict[str, Any] | None
@@ -106,6 +109,7 @@ def read_record(path: str | os.PathLike[str]) -> RunRecord:
         dataset=stored.get("dataset") or {},
         versions=stored.get("versions") or {},
         hardware=stored.get("hardware") or "",
+        backend=stored.get("backend") or TENSORFLOW,
         commit=stored.get("commit") or "",
         epochs=_read_epochs(run.metrics),
         metrics=read_json(run.test_metrics) if run.is_finished else None,
@@ -129,7 +133,8 @@ def repeating_command(record: RunRecord) -> str:
         words += [f"{flag}={text}"] if text.startswith("-") else [flag, text]
     if record.name != default_name(Recipe.from_dict(_known(record.settings))):
         words += ["--name", record.name]
-    return shlex.join(words)
+    line = shlex.join(words)
+    return line if record.backend == TENSORFLOW else f"KERAS_BACKEND={record.backend} {line}"
 
 
 def changed_settings(record: RunRecord) -> dict[str, tuple[Any, Any]]:

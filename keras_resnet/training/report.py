@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from keras_resnet.artifact import Artifact, load_artifact
-from keras_resnet.data.reading import examples_at
-from keras_resnet.data.sheets import draw_augmentation
-from keras_resnet.data.transforms import normalize
+from keras_resnet.backends import has_tensorflow
+from keras_resnet.data.feeding import examples_at, normalize
 from keras_resnet.errors import UserError
 from keras_resnet.evaluation import calibration_bins, predict_split
 from keras_resnet.explanation.cards import colour_bar, describe_examples, draw_card
@@ -255,7 +254,7 @@ def _mistakes(
         return []
     examples = describe_examples(probabilities, labels, positions)
     pixels, _ = examples_at(data.test, artifact.preprocessing, positions)
-    inputs = normalize(pixels, artifact.preprocessing).numpy()
+    inputs = normalize(pixels, artifact.preprocessing)
     # Both classes in one pass: each image twice.
     targets = [example.predicted for example in examples] + [example.true for example in examples]
     maps = explain(artifact.model, np.concatenate([inputs, inputs]), targets, _METHOD)
@@ -266,15 +265,17 @@ def _mistakes(
 def _augmentation(record: RunRecord, artifact: Artifact, data: "DatasetSpec") -> dict[str, Any] | None:
     chosen = record.settings["augmentation"]
     text = data.augmentation if chosen == "default" else chosen
-    if text == "none":
+    if text == "none" or not has_tensorflow():  # the sheet is drawn with the operators of tf.data
         return None
+    from keras_resnet.data.sheets import draw_augmentation
+
     sheet = draw_augmentation(data.train, artifact.preprocessing, text, seed=record.settings["seed"])
     return {"name": text, "sheet": embedded(sheet, f"training images under the augmentation {text}")}
 
 
 def _facts(record: RunRecord) -> list[tuple[str, str]]:
     facts = [(package, version) for package, version in record.versions.items() if version]
-    facts += [("hardware", record.hardware), ("commit", record.commit)]
+    facts += [("backend", record.backend), ("hardware", record.hardware), ("commit", record.commit)]
     facts += [("data fingerprint", record.dataset.get("fingerprint", "")[:16])]
     return [(name, text) for name, text in facts if text]
 

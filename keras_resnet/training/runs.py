@@ -1,6 +1,6 @@
 """The run directory: what it holds, when it may be written, and when a training in it may resume.
 
-runs/<name>/recipe.json         settings, the network's configuration, versions, data set and its fingerprint
+runs/<name>/recipe.json         settings, the network's configuration, backend, versions, data set and its fingerprint
             metrics.csv         one row per epoch
             tensorboard/        the same as TensorBoard reads it
             checkpoints/        the newest two epochs and the best one
@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from keras_resnet import provenance
+from keras_resnet.backends import TENSORFLOW, backend
 from keras_resnet.errors import UserError
 from keras_resnet.models.config import ResNetConfig
 from keras_resnet.models.config_files import (
@@ -162,7 +163,7 @@ def open_run(
 
     Raises:
         UserError: The folder cannot be written, another process trains in it, or it holds a run with other settings,
-            another network or another data set.
+            another network, another backend or another data set.
     """
     if not writes:
         yield
@@ -183,6 +184,7 @@ def open_run(
                     "settings": recipe.to_dict(),
                     # Whole: the run can be resumed and its network built when a file or the table has changed.
                     RUN_KEY: config_to_dict(network),
+                    "backend": backend(),
                     "dataset": dict(dataset),
                     "versions": provenance.versions(),
                     "hardware": provenance.hardware(),
@@ -201,7 +203,7 @@ def check_unchanged(
     resume: bool = False,
     report: Callable[[str], None],
 ) -> bool:
-    """Makes sure that a run is continued with the settings, the network and the data that it was begun with.
+    """Makes sure that a run is continued with the settings, network, backend and data that it was begun with.
 
     Args:
         run: The directory.
@@ -215,7 +217,7 @@ def check_unchanged(
         Whether there is a run to continue.
 
     Raises:
-        UserError: It holds a run with other settings, another network or another data set.
+        UserError: It holds a run with other settings, another network, another backend or another data set.
     """
     # A run without a checkpoint has nothing that other settings could spoil.
     if not run.recipe.is_file() or not (resume or any(run.checkpoints.glob("*.npz"))):
@@ -322,6 +324,12 @@ def _check_same(
         raise UserError(
             f"The run {run.path} was begun with another network {recipe.model}: {differences}. "
             f"Restore it (a copy is in {run.recipe}), choose another --name, or --overwrite the run."
+        )
+    began_on = stored.get("backend", TENSORFLOW)  # a run that names none is older than the choice
+    if began_on != backend():
+        raise UserError(
+            f"The run {run.path} was begun with Keras on {began_on}: it continues there alone, got {backend()}. Set "
+            f"KERAS_BACKEND={began_on}, choose another --name, or --overwrite it."
         )
     if stored.get("dataset", {}).get("fingerprint") != dataset["fingerprint"]:
         raise UserError(

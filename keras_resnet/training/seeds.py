@@ -11,7 +11,8 @@ from typing import Any
 
 import keras
 
-from keras_resnet.distribution import create_strategy, require_tensorflow
+from keras_resnet.backends import require_backend
+from keras_resnet.distribution import create_strategy
 from keras_resnet.errors import UserError
 from keras_resnet.storage import read_json
 from keras_resnet.training.recipes import Recipe
@@ -87,7 +88,7 @@ def train_seeds(
         UserError: As in `train`, before the first run where it can be told; or a finished run has other settings or
             data.
     """
-    require_tensorflow()
+    require_backend()
     recipes = [dataclasses.replace(recipe, seed=recipe.seed + number) for number in range(count)]
     directories = [RunDirectory(Path(runs) / seed_name(each, name)) for each in recipes]
     network = find_network(recipe, *directories, report=report)

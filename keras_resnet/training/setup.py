@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import keras
 import numpy as np
 
-from keras_resnet.data.augmentation import parse_augmentation
-from keras_resnet.data.batches import steps_per_epoch, training_batches
+from keras_resnet.data.feeding import check_augmentation, training_batches
 from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.data.sources import load_source
+from keras_resnet.data.splits import steps_per_epoch
 from keras_resnet.distribution import jit_compile
 from keras_resnet.errors import UserError
 from keras_resnet.models.config import ResNetConfig
@@ -25,8 +25,6 @@ from keras_resnet.training.networks import compile_twin, create_network, create_
 from keras_resnet.training.recipes import Recipe
 
 if TYPE_CHECKING:
-    import tensorflow as tf
-
     from keras_resnet.data.dataset import DatasetSpec
 
 
@@ -38,7 +36,7 @@ class Setup:
         recipe: The settings, the batch no larger than the data.
         config: The configuration of the network.
         data: The data set.
-        augmentation: What `parse_augmentation` reads.
+        augmentation: Steps, as `training_batches` reads them.
         steps: Steps per epoch.
         model: The network that is stored; it returns logits.
         preprocessing: What belongs to it.
@@ -58,7 +56,7 @@ class Setup:
     freezing: Freezing
     statistics: BatchStatistics | None
 
-    def batches(self, *, epochs: int, first_epoch: int = 0) -> "tf.data.Dataset":
+    def batches(self, *, epochs: int, first_epoch: int = 0) -> Any:
         """Returns the training batches of epochs first_epoch … epochs - 1, as `training_batches` does."""
         size = self.recipe.train_image_size
         preprocessing = self.preprocessing
@@ -109,7 +107,7 @@ def prepare(
     recipe, data = load_data(recipe, strategy, report=report)
     steps = steps_per_epoch(data.train, recipe.batch_size)
     augmentation = data.augmentation if recipe.augmentation == "default" else recipe.augmentation
-    parse_augmentation(augmentation)
+    check_augmentation(augmentation)
     if recipe.batch_size % strategy.num_replicas_in_sync:
         raise UserError(
             f"batch_size must be a multiple of the number of devices ({strategy.num_replicas_in_sync}), "

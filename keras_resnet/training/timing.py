@@ -2,13 +2,11 @@
 
 import statistics
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any
 
 from keras_resnet.training.records import RunRecord
-
-if TYPE_CHECKING:
-    import tensorflow as tf
 
 _MEASURED_SECONDS = 1.0
 
@@ -60,7 +58,7 @@ def median_rate(record: RunRecord) -> float:
     return statistics.median(record.column("images_per_second"))
 
 
-def measure_input(batches: "tf.data.Dataset", *, seconds: float = _MEASURED_SECONDS) -> float | None:
+def measure_input(batches: Iterable[Any], *, seconds: float = _MEASURED_SECONDS) -> float | None:
     """Measures how fast batches come when nothing is done with them.
 
     Args:

@@ -5,6 +5,7 @@ a checkpoint holds every variable there is, those of random generators and of th
 """
 
 import os
+import shlex
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,12 +14,12 @@ from pathlib import Path
 import keras
 
 from keras_resnet.artifact import artifact_of
-from keras_resnet.data.batches import evaluation_batches
+from keras_resnet.backends import TENSORFLOW, backend, has_tensorflow, require_backend
+from keras_resnet.data.feeding import evaluation_batches
 from keras_resnet.data.folder import named_unreadable_files
-from keras_resnet.distribution import create_strategy, is_chief, require_tensorflow
+from keras_resnet.distribution import create_strategy, is_chief
 from keras_resnet.evaluation import Evaluation, evaluate_model, evaluate_predictions, predict_split
 from keras_resnet.export.formats import SAVED_MODEL_VERSION
-from keras_resnet.export.saved_model import export_saved_model
 from keras_resnet.models.config import ResNetConfig
 from keras_resnet.storage import check_writable, save_model, write_json
 from keras_resnet.training.callbacks import AveragedWeights, EarlyStopping, EpochRecords, StepBar, StopOnLostLoss
@@ -41,7 +42,7 @@ class RunResult:
 
     Attributes:
         path: The run directory.
-        saved_model: The folder for serving.
+        saved_model: The folder for serving; None on JAX, where `export.py` writes it afterwards.
         best_epoch: The epoch whose weights were kept, counted from 1.
         validation_accuracy: Top-1 accuracy on the validation split after that epoch, 0..1.
         test: The metrics on the test split.
@@ -50,7 +51,7 @@ class RunResult:
     """
 
     path: Path
-    saved_model: Path
+    saved_model: Path | None
     best_epoch: int
     validation_accuracy: float
     test: Evaluation
@@ -91,7 +92,7 @@ def train(
     Raises:
         UserError: A setting, a folder or the data is wrong, or the loss became NaN or infinite.
     """
-    require_tensorflow()
+    require_backend()
     run = RunDirectory(Path(runs) / (name or default_name(recipe)))
     network = network or find_network(recipe, run, report=report)
     served = Path(saved_models) / run.path.name
@@ -105,7 +106,7 @@ def train(
     recipe, data, model, preprocessing, twin = setup.recipe, setup.data, setup.model, setup.preprocessing, setup.twin
 
     run_bytes, served_bytes = disk_needs(model)
-    if writes:
+    if writes and backend() == TENSORFLOW:
         check_writable(saved_models, served_bytes)
     with open_run(
         run,
@@ -140,20 +141,21 @@ def train(
         load_checkpoint(checkpoint_path(run.checkpoints, state.best_epoch), twin, twin.optimizer)
         with named_unreadable_files(data.test):
             both = {}
+            artifact = artifact_of(model, preprocessing)  # it answers with the weights that the network has then
             if recipe.ema_decay:
                 copy_weights(twin, model)
-                both["trained_weights"] = _short(evaluate_model(artifact_of(model, preprocessing), data.test))
+                both["trained_weights"] = _short(evaluate_model(artifact, data.test))
                 setup.freezing.freeze(state.best_epoch - 1)  # frozen statistics stay what they were
                 setup.average()
             copy_weights(twin, model)
-            predictions = predict_split(artifact_of(model, preprocessing), data.test)
+            predictions = predict_split(artifact, data.test)
         test = evaluate_predictions(*predictions, data.labels)
         if recipe.ema_decay:
             both["averaged_weights"] = _short(test)
 
         result = RunResult(
             path=run.path,
-            saved_model=served / SAVED_MODEL_VERSION,
+            saved_model=served / SAVED_MODEL_VERSION if backend() == TENSORFLOW else None,
             best_epoch=state.best_epoch,
             validation_accuracy=state.best_accuracy,
             test=test,
@@ -163,7 +165,7 @@ def train(
         if writes:
             # The test metrics come last: they mark the run as finished.
             save_model(model, run.model, preprocessing, setup.config)
-            export_saved_model(model, preprocessing, served, overwrite=True, config=setup.config)
+            _export(setup, served, run, report)
             metrics = {
                 **test.to_dict(),
                 **both,
@@ -176,13 +178,24 @@ def train(
                 report_if_possible(
                     run,
                     setup,
-                    artifact=artifact_of(model, preprocessing),
+                    artifact=artifact,
                     predictions=predictions,
                     metrics=metrics,
                     report=report,
                 )
             write_json(run.test_metrics, metrics)
     return result
+
+
+def _export(setup: Setup, served: Path, run: RunDirectory, report: Callable[[str], None]) -> None:
+    """Writes the folder for serving; on JAX a line says how to have it."""
+    if backend() == TENSORFLOW:
+        from keras_resnet.export.saved_model import export_saved_model
+
+        export_saved_model(setup.model, setup.preprocessing, served, overwrite=True, config=setup.config)
+        return
+    command = shlex.join(["python", "export.py", os.fspath(run.path), "--output", os.fspath(served)])
+    report(f"SavedModel and .tflite files are written by TensorFlow: KERAS_BACKEND=tensorflow {command}")
 
 
 def _short(evaluation: Evaluation) -> dict[str, float]:
@@ -204,7 +217,8 @@ def _fit(
         setup.freezing,
         *([AveragedWeights(setup.average)] if recipe.ema_decay else []),
         *([StepBar(**counts)] if writes and sys.stderr.isatty() else []),
-        *([keras.callbacks.TensorBoard(run.tensorboard, write_graph=False)] if writes else []),
+        # Its logs are written by TensorFlow.
+        *([keras.callbacks.TensorBoard(run.tensorboard, write_graph=False)] if writes and has_tensorflow() else []),
         records,
         *([EarlyStopping(recipe.patience, lambda: records.state, report)] if recipe.patience else []),
     ]

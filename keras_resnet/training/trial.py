@@ -14,9 +14,10 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_resnet.data.batches import evaluation_batches
+from keras_resnet.backends import TENSORFLOW, backend, require_backend
+from keras_resnet.data.feeding import evaluation_batches
 from keras_resnet.data.folder import named_unreadable_files
-from keras_resnet.distribution import create_strategy, require_tensorflow
+from keras_resnet.distribution import create_strategy, peak_gpu_memory
 from keras_resnet.models.complexity import Complexity, complexity
 from keras_resnet.models.config_files import network_name
 from keras_resnet.storage import check_could_write
@@ -62,7 +63,7 @@ class Trial:
         training_seconds: Estimate for the steps of all epochs that are left.
         evaluation_seconds: Estimate for validation after each of them, and the test at the end.
         peak_memory_bytes: The most main memory that this process held.
-        peak_gpu_bytes: The most memory that TensorFlow held on the first GPU; None without one.
+        peak_gpu_bytes: The most memory that the backend held on the first GPU; None without one.
         checkpoint_bytes: Size of one checkpoint.
         disk_bytes: What run directory and served model will hold at the end, logs left out.
     """
@@ -123,7 +124,7 @@ def try_training(
         UserError: As `train` would.
     """
     began = time.perf_counter()
-    require_tensorflow()
+    require_backend()
     run = RunDirectory(Path(runs) / (name or default_name(recipe)))
     network = find_network(recipe, run, report=report)
     check_run(run, Path(saved_models) / run.path.name, resume=resume, overwrite=overwrite)
@@ -132,7 +133,8 @@ def try_training(
     setup = prepare(_without_download(recipe, report), strategy, config=network, report=report)
     recipe = dataclasses.replace(setup.recipe, weights=stored_weights)
     run_bytes, served_bytes = disk_needs(setup.model)
-    check_could_write(saved_models, served_bytes)
+    if backend() == TENSORFLOW:
+        check_could_write(saved_models, served_bytes)
     check_could_write(run.path, run_bytes)
     check_free(run)
     is_begun = not overwrite and check_unchanged(
@@ -165,7 +167,7 @@ def try_training(
         training_seconds=left * setup.steps * step,
         evaluation_seconds=(left * batches[0] + batches[1]) * validation,
         peak_memory_bytes=_peak_memory(),
-        peak_gpu_bytes=_peak_gpu_memory(),
+        peak_gpu_bytes=peak_gpu_memory(),
         checkpoint_bytes=checkpoint,
         # The newest ones and the best one; the network in the run, and twice in the served folder.
         disk_bytes=min(KEPT + 1, recipe.epochs) * checkpoint + 3 * 4 * setup.model.count_params(),
@@ -258,11 +260,3 @@ def _peak_memory() -> int:
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else 1024 * peak  # bytes there, kilobytes elsewhere
-
-
-def _peak_gpu_memory() -> int | None:
-    import tensorflow as tf
-
-    if not tf.config.list_logical_devices("GPU"):
-        return None
-    return int(tf.config.experimental.get_memory_info("GPU:0")["peak"])

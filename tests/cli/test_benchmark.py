@@ -23,6 +23,8 @@ from keras_resnet.cli import benchmark
         (["serve", "--clients", "0"], "--clients must be at least 1"),
         (["pieces", "--seeds", "0"], "--seeds must be at least 1"),
         (["pieces", "--pieces", "crop_flip", "cropflip"], "got 'cropflip'. Unknown augmentation 'cropflip'"),
+        (["gpu"], "This benchmark runs on JAX, got the backend 'tensorflow'. Set KERAS_BACKEND=jax."),
+        (["gpu", "--seconds", "0"], "--seconds must be a number above 0"),
         (["input", "--small-folder", "absent", "--seconds", "0.01"], "absent"),
     ],
 )

@@ -61,12 +61,6 @@ def test_unknown_recipe_keys_name_the_closest(tmp_path, capsys):
     assert "Unknown recipe key 'lerning_rate'. Closest: 'learning_rate'" in capsys.readouterr().err
 
 
-def test_another_backend_is_refused(tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv("KERAS_BACKEND", "jax")
-    assert train.main(["--runs", str(tmp_path)]) == 2
-    assert "Set KERAS_BACKEND=tensorflow" in capsys.readouterr().err
-
-
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, tiny_data):
     root = tmp_path_factory.mktemp("trained")
