@@ -103,6 +103,8 @@ def examine(*, quick: bool = False) -> Iterator[Finding]:
     """
     try:
         # They read version ranges, which takes Python 3.11 and the package `packaging`.
+        import tomllib  # noqa: F401
+
         from keras_resnet.diagnosis import surroundings
         from keras_resnet.diagnosis.requirements import Requirements, requirements
     except ModuleNotFoundError as error:
