@@ -26,7 +26,6 @@ PROBES = (
         'pip install --force-reinstall "{tensorflow}"; its processor must have AVX.',
         stops_training=True,
         is_basis=True,
-        limit_s=120,
     ),
     Probe(
         "Keras",
