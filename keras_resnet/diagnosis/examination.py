@@ -26,7 +26,6 @@ PROBES = (
         'pip install --force-reinstall "{tensorflow}"; its processor must have AVX.',
         stops_training=True,
         is_basis=True,
-        limit_s=120,
     ),
     Probe(
         "Keras",
@@ -103,6 +102,8 @@ def examine(*, quick: bool = False) -> Iterator[Finding]:
     """
     try:
         # They read version ranges, which takes Python 3.11 and the package `packaging`.
+        import tomllib  # noqa: F401
+
         from keras_resnet.diagnosis import surroundings
         from keras_resnet.diagnosis.requirements import Requirements, requirements
     except ModuleNotFoundError as error:

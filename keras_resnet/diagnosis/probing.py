@@ -51,7 +51,7 @@ class Probe:
     advice: str = ""
     failure: str = PROBLEM
     stops_training: bool = False
-    limit_s: float = 60.0
+    limit_s: float = 120.0
     is_basis: bool = False
     is_alone: bool = False
     mend: Mapping[str, str] = field(default_factory=dict)
