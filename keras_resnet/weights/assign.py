@@ -6,6 +6,7 @@ missing and what is left over is decided here.
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import keras
 import numpy as np
@@ -100,14 +101,10 @@ def assign(
         UserError: A tensor holds values that are not finite.
     """
     variables = variables_by_name(model)
-    tensors, new = _leave_head(dict(tensors), variables, head)
+    tensors, new = leave_head(dict(tensors), variables, head)
     tensors, folded = _fold_first_kernel(tensors, variables)
 
-    missing = tuple(name for name in variables if name not in tensors and name not in new)
-    left_over = (*left_over, *(tensor.name for name, tensor in tensors.items() if name not in variables))
-    wrong_shape = tuple(
-        name for name in variables if name in tensors and tensors[name].value.shape != tuple(variables[name].shape)
-    )
+    missing, left_over, wrong_shape = compare(variables, tensors, left_over=left_over, kept=new)
     if missing or left_over or wrong_shape:
         parts = [
             _listed("missing", missing),
@@ -138,7 +135,35 @@ def assign(
     return LoadReport(source, len(variables) - len(new), tuple(new), tuple(ignored), folded)
 
 
-def _leave_head(tensors: dict[str, Tensor], variables: Mapping, head: str) -> tuple[dict[str, Tensor], list[str]]:
+class Mismatch(NamedTuple):
+    """What keeps tensors from fitting a network; see `WeightsError`."""
+
+    missing: tuple[str, ...]
+    left_over: tuple[str, ...]
+    wrong_shape: tuple[str, ...]
+
+
+def compare(
+    variables: Mapping, tensors: Mapping[str, Tensor], *, left_over: Iterable[str], kept: Iterable[str]
+) -> Mismatch:
+    """Compares names and shapes.
+
+    Args:
+        variables: The network's, by name.
+        tensors: Variable name → tensor.
+        left_over: Tensors of the source that could not be translated.
+        kept: Variables that need no tensor.
+    """
+    return Mismatch(
+        missing=tuple(name for name in variables if name not in tensors and name not in kept),
+        left_over=(*left_over, *(tensor.name for name, tensor in tensors.items() if name not in variables)),
+        wrong_shape=tuple(
+            name for name in variables if name in tensors and tensors[name].value.shape != tuple(variables[name].shape)
+        ),
+    )
+
+
+def leave_head(tensors: dict[str, Tensor], variables: Mapping, head: str) -> tuple[dict[str, Tensor], list[str]]:
     """Takes the source's head out where the network keeps its own; returns the variables that stay."""
     kernel, bias = HEAD
     if kernel not in variables:

@@ -1,9 +1,10 @@
 """`load_weights`: from a file, a tag of the catalogue, a state dict or a live model into one of our networks."""
 
+import contextlib
 import dataclasses
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,13 @@ from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.errors import UserError, unknown_name
 from keras_resnet.models.registry import get_config
 from keras_resnet.models.resnet import build_model
+from keras_resnet.models.weightless import build_weightless
 from keras_resnet.storage import read_preprocessing
 from keras_resnet.weights import keras_applications, pytorch, torch_files
-from keras_resnet.weights.assign import FIRST_KERNELS, LoadReport, assign
+from keras_resnet.weights.assign import FIRST_KERNELS, LoadReport, WeightsError, assign
 from keras_resnet.weights.catalog import CATALOG, PublishedWeights, find_by_filename, find_weights
 from keras_resnet.weights.download import fetch, matches_digest
+from keras_resnet.weights.rows import advice, rows_that_fit
 
 PUBLISHERS = tuple(sorted({entry.tag.split(":")[0] for entry in CATALOG}))
 
@@ -61,8 +64,8 @@ def load_weights(model_or_name: keras.Model | str, source: Any, *, head: str = "
         The network; `learnt_preprocessing` says what images it was trained with.
 
     Raises:
-        WeightsError: Variables are missing, tensors are left over, or shapes differ; they are named. Nothing was
-            changed.
+        WeightsError: Variables are missing, tensors are left over, or shapes differ; they are named, and so are the
+            networks that the source does fit. Nothing was changed.
         UserError: The source cannot be read, or only by running code in it.
 
     Warns:
@@ -86,9 +89,11 @@ def load_reported(
     else:
         name = model_or_name.name
     read = read_source(source, model_name=name)
-    model = _built_for(name, read) if isinstance(model_or_name, str) else model_or_name
-    tensors, left_over, ignored = _translate(model, read)
-    report = assign(model, tensors, source=read.label, left_over=left_over, ignored=ignored, head=head)
+    with _naming_what_fits(read, UserError):
+        model = _built_for(name, read) if isinstance(model_or_name, str) else model_or_name
+        tensors, left_over, ignored = _translate(model, read)
+    with _naming_what_fits(read, WeightsError):
+        report = assign(model, tensors, source=read.label, left_over=left_over, ignored=ignored, head=head)
     return model, report
 
 
@@ -216,11 +221,25 @@ def _translate(model: keras.Model, read: ReadWeights):
     return module.translate(model, read.tensors, source=read.label)
 
 
+@contextlib.contextmanager
+def _naming_what_fits(read: ReadWeights, kind: type[UserError]) -> Iterator[None]:
+    """Adds to an error which networks the weights do fit."""
+    try:
+        yield
+    except kind as error:
+        sentence = advice(rows_that_fit(read.tensors, lambda model: _translate(model, read)))
+        message = f"{error} {sentence}".rstrip()
+        if not isinstance(error, WeightsError):
+            raise UserError(message) from None
+        raise WeightsError(
+            message, missing=error.missing, left_over=error.left_over, wrong_shape=error.wrong_shape
+        ) from None
+
+
 def _built_for(name: str, read: ReadWeights) -> keras.Model:
     """The named network with the source's number of classes and input channels, where it tells them."""
     config = get_config(name)
-    model = build_model(config)
-    tensors, _, _ = _translate(model, read)
+    tensors, _, _ = _translate(build_weightless(config), read)
     head = tensors.get("logits/kernel")
     classes = head.value.shape[1] if head is not None and head.value.ndim == 2 else config.num_classes
     channels = config.input_shape[2]
@@ -229,6 +248,4 @@ def _built_for(name: str, read: ReadWeights) -> keras.Model:
             channels = tensors[kernel].value.shape[2]
     size = read.published.size if read.published is not None else None
     shape = (size or config.input_shape[0], size or config.input_shape[1], channels)
-    if classes == config.num_classes and shape == config.input_shape:
-        return model
     return build_model(config, num_classes=classes, input_shape=shape)

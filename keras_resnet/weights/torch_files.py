@@ -170,7 +170,7 @@ def _to_numpy(name: str, value: Any) -> np.ndarray:
         value = value.numpy()
     value = np.asarray(value)
     is_integer = np.issubdtype(value.dtype, np.integer) or value.dtype == bool
-    return value if is_integer else value.astype(np.float32)
+    return value if is_integer else value.astype(np.float32, copy=False)
 
 
 def _described(content: Any) -> str:
