@@ -80,6 +80,9 @@ def find_model_files(folder: Path, names: tuple[str, ...] | None = None) -> tupl
     known = [name for name, row in FORMATS.items() if row.runtime == "tflite"]
     present = [name for name in known if (folder / FORMATS[name].file).is_file()]
     if not present:
+        inside = sorted({path.parent.name for path in folder.glob("*/*.tflite")})
+        if inside:
+            raise UserError(f"{folder} is no export itself. Name one that it holds: {', '.join(inside)}.")
         raise UserError(
             f"{folder} holds no .tflite file, which is what a browser runs. Write them: {export_command(folder)}"
         )

@@ -130,6 +130,8 @@ def test_which_files_are_taken(folder, write, tmp_path):
     with pytest.raises(UserError, match=r"no \.tflite file.*export\.py runs/tiny --overwrite --with-heatmap input"):
         find_model_files(folder)
     write(folder, "dynamic")
+    with pytest.raises(UserError, match=r"is no export itself\. Name one that it holds: tiny\."):
+        find_model_files(folder.parent)
     path = write(folder, "float16", heatmap="top")
     assert [file.name for file in find_model_files(folder)[0]] == ["float16"]
     assert [file.name for file in find_model_files(folder, ("dynamic", "float16"))[0]] == ["dynamic", "float16"]

@@ -247,6 +247,15 @@ def test_a_browser_without_webassembly_is_told(browser, address):
         browser.chrome("Page.removeScriptToEvaluateOnNewDocument", **added)
 
 
+def test_a_page_for_a_server_says_so_when_it_is_opened_from_the_disk(browser, demo):
+    browser.ask("POST", "/url", {"url": demo.page.as_uri()})
+    said = browser.wait("return document.querySelector('#problem').textContent")
+    assert (
+        said
+        == "A browser runs this page from a server alone. Serve it by demo.py --serve, or write it by --single-file."
+    )
+
+
 def test_a_model_that_cannot_be_loaded_is_named(browser, exported, runtime, served, tmp_path):
     build_demo(exported, tmp_path / "demo")
     contents = (tmp_path / "demo" / "int8.tflite").read_bytes()

@@ -18,7 +18,6 @@ const TASKS = {
     return { preparation: performance.now() - began, ...(await answers(names, target)) };
   },
   explain: ({ names, target }) => answers(names, target),
-  input: () => pixels,
 };
 
 async function answers(names, target) {
