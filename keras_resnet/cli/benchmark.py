@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Sequence
 
-from keras_resnet.cli import script
+from keras_resnet.cli import measuring, script
 from keras_resnet.errors import UserError, unknown_name
 from keras_resnet.models.registry import get_config
 from keras_resnet.progress import ProgressBar
