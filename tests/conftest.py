@@ -10,6 +10,9 @@ import keras
 import numpy as np
 import pytest
 
+# First: it chooses TensorFlow's kernels, which Keras loads, so that tests compute as the scripts do.
+import keras_resnet  # noqa: F401
+
 
 @pytest.fixture(scope="module", autouse=True)
 def seeded():
