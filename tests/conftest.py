@@ -1,3 +1,4 @@
+import importlib
 import json
 import os
 import re
@@ -6,12 +7,13 @@ import subprocess
 import time
 import urllib.request
 
-import keras
 import numpy as np
 import pytest
 
-# First: it chooses TensorFlow's kernels, which Keras loads, so that tests compute as the scripts do.
 import keras_resnet  # noqa: F401
+
+# Behind the package, which chooses TensorFlow's kernels before Keras loads it: tests compute as the scripts do.
+keras = importlib.import_module("keras")
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -6,10 +6,14 @@ normalisations of their own (`_evos`, `_frn`) and `test_resnet`.
 """
 
 import fnmatch
+import os
 from typing import Any
 
 from keras_resnet.errors import unknown_name
 from keras_resnet.models.config import ResNetConfig
+
+# Fields of `ResNetConfig` that some rows share.
+Fields = dict[str, Any]
 
 HE_2015 = "He et al. 2015, arXiv:1512.03385"
 HE_2016 = "He et al. 2016, arXiv:1603.05027"
@@ -42,7 +46,7 @@ DEPTHS = {
     269: (3, 30, 48, 8),
 }
 IMAGENET_WIDTHS = (64, 128, 256, 512)
-CIFAR = {
+CIFAR: Fields = {
     "stem": "cifar",
     "stem_pool": "none",
     "strides": (1, 2, 2),
@@ -50,9 +54,9 @@ CIFAR = {
     "num_classes": 10,
 }
 # keras.applications' V1: stride on the first 1×1, a bias in every convolution, its own epsilon and momentum.
-KERAS = {"norm_epsilon": 1.001e-5, "norm_momentum": 0.99}
-KERAS_V1 = {"stride_conv": "first", "conv_bias": ("stem", "inner", "last", "shortcut"), **KERAS}
-KERAS_V2 = {
+KERAS: Fields = {"norm_epsilon": 1.001e-5, "norm_momentum": 0.99}
+KERAS_V1: Fields = {"stride_conv": "first", "conv_bias": ("stem", "inner", "last", "shortcut"), **KERAS}
+KERAS_V2: Fields = {
     "activation_order": "pre",
     "stem_norm": False,
     "stem_pool": "max_zero_padded",
@@ -63,24 +67,24 @@ KERAS_V2 = {
     "conv_bias": ("stem", "last", "shortcut"),
     **KERAS,
 }
-TIMM_V2 = {
+TIMM_V2: Fields = {
     "activation_order": "pre",
     "stem_norm": False,
     "shortcut": "plain_projection",
     "project_first_block": True,
 }
-TIMM_V2_D = {**TIMM_V2, "stem": "deep", "shortcut": "average_pool_plain_projection"}
+TIMM_V2_D: Fields = {**TIMM_V2, "stem": "deep", "shortcut": "average_pool_plain_projection"}
 # A timm basic block projects only where shapes differ.
-BASIC = {"project_first_block": False}
-BIT = {**TIMM_V2, "stem_pool": "max_zero_padded", "norm": "group", "convolution": "standardized"}
-DEEP_STEM = {"stem": "deep"}
-S_STEM = {"stem": "deep", "stem_width": 128}
-D_TRICKS = {"stem": "deep", "shortcut": "average_pool_projection"}
-T_TRICKS = {"stem": "tiered", "shortcut": "average_pool_projection"}
-BLUR = {"downsampling": "blur", "stem_pool": "blur"}
-AVERAGE = {"downsampling": "average", "stem_pool": "average"}
-RESNET_RS = {**D_TRICKS, "stem_pool": "conv", "attention": "se", "se_ratio": 0.25}
-RESNEST = {
+BASIC: Fields = {"project_first_block": False}
+BIT: Fields = {**TIMM_V2, "stem_pool": "max_zero_padded", "norm": "group", "convolution": "standardized"}
+DEEP_STEM: Fields = {"stem": "deep"}
+S_STEM: Fields = {"stem": "deep", "stem_width": 128}
+D_TRICKS: Fields = {"stem": "deep", "shortcut": "average_pool_projection"}
+T_TRICKS: Fields = {"stem": "tiered", "shortcut": "average_pool_projection"}
+BLUR: Fields = {"downsampling": "blur", "stem_pool": "blur"}
+AVERAGE: Fields = {"downsampling": "average", "stem_pool": "average"}
+RESNET_RS: Fields = {**D_TRICKS, "stem_pool": "conv", "attention": "se", "se_ratio": 0.25}
+RESNEST: Fields = {
     **D_TRICKS,
     "spatial": "split_attention",
     "splits": 2,
@@ -312,7 +316,7 @@ def _spatial_rows() -> list[ResNetConfig]:
     fields = {"spatial": "selective_kernel", "se_floor": 32, **_grouped(32, 4)}
     rows.append(_imagenet("skresnext50_32x4d", LI_2019, "SK", 50, **fields))
 
-    for name, depth, width, scales, fields in (
+    for name, depth, width, scales, others in (
         ("res2net50_26w_4s", 50, 26, 4, {}),
         ("res2net50_26w_6s", 50, 26, 6, {}),
         ("res2net50_26w_8s", 50, 26, 8, {}),
@@ -323,7 +327,7 @@ def _spatial_rows() -> list[ResNetConfig]:
         ("res2net101d", 101, 26, 4, D_TRICKS),
         ("res2next50", 50, 4, 4, {"cardinality": 8}),
     ):
-        fields = {"spatial": "multi_scale", "splits": scales, "base_width": width, **fields}
+        fields = {"spatial": "multi_scale", "splits": scales, "base_width": width, **others}
         rows.append(_imagenet(name, GAO_2019, "Res2Net", depth, **fields))
     return rows
 
@@ -366,7 +370,7 @@ REGISTRY: dict[str, ResNetConfig] = {
 }
 
 
-def get_config(name: str) -> ResNetConfig:
+def get_config(name: str | os.PathLike[str]) -> ResNetConfig:
     """Looks a network up by name.
 
     Args:
@@ -380,7 +384,7 @@ def get_config(name: str) -> ResNetConfig:
     if is_config_file(name):
         return load_config(name)
     try:
-        return REGISTRY[name]
+        return REGISTRY[os.fspath(name)]
     except (KeyError, TypeError):
         raise unknown_name("model", name, REGISTRY) from None
 

@@ -109,6 +109,8 @@ def _digest_in(filename: str) -> str:
 
 def _entries() -> list[PublishedWeights]:
     entries = []
+    images: tuple[Any, Any, Any, Any]  # size, crop fraction, interpolation, normalisation
+    published: tuple[float | None, float | None, str]
     for model, name, file, side, top1, top5 in TORCHVISION_TABLE:
         origin = (f"torchvision:{name}", TORCHVISION + file, _digest_in(file), BSD)
         images = (224, 224 / side, "bilinear", IMAGENET)
@@ -124,11 +126,13 @@ def _entries() -> list[PublishedWeights]:
         images = (32, 1.0, "bilinear", IMAGENET)
         published = (accuracy, None, "github.com/akamaster/pytorch_resnet_cifar10, README")
         entries.append(PublishedWeights(model, *origin, *images, *published, CIFAR10_LABELS, len(CIFAR10_LABELS)))
-    for model, name, base, file, *images, licence, top1, top5 in (*TIMM_TABLE, *TIMM_VARIANTS_TABLE):
+    for model, name, base, file, *facts, licence, accuracy, accuracy5 in (*TIMM_TABLE, *TIMM_VARIANTS_TABLE):
+        size, crop, interpolation, normalization = facts
+        images = (size, crop, interpolation, normalization)
         # The model hub has a folder for each, called as timm calls them.
         url = base + (file or f"{model.removesuffix('_timm')}.{name}/resolve/main/model.safetensors")
         origin = (f"timm:{name}", url, _digest_in(file), licence)
-        published = (top1, top5, "pytorch-image-models, results/results-imagenet.csv")
+        published = (accuracy, accuracy5, "pytorch-image-models, results/results-imagenet.csv")
         classes = next((count for ending, count in TIMM_CLASSES.items() if name.endswith(ending)), 1000)
         entries.append(PublishedWeights(model, *origin, *images, *published, classes=classes))
     return entries

@@ -250,7 +250,9 @@ def _module(layer: str, naming: Naming, traits: _Traits) -> str:
 
 def _inner_module(part: str, naming: Naming, traits: _Traits) -> str:
     """A layer of the residual branch, for example "norm2" or "conv2_path1"."""
-    kind, number, inside, count = re.fullmatch(r"(conv|norm)(\d)(?:_([a-z]+)(\d*))?", part).groups()
+    place = re.fullmatch(r"(conv|norm)(\d)(?:_([a-z]+)(\d*))?", part)
+    assert place, part  # the contract of `models.resnet`
+    kind, number, inside, count = place.groups()
     key = f"{kind}_{inside}" if inside else kind
     table = INSIDE_SELECTIVE if traits.selective else INSIDE
     if key in table:
