@@ -109,8 +109,10 @@ def _digest_in(filename: str) -> str:
 
 def _entries() -> list[PublishedWeights]:
     entries = []
-    images: tuple[Any, Any, Any, Any]  # size, crop fraction, interpolation, normalisation
+    # Size, crop fraction, interpolation and normalisation; top-1, top-5 and their source.
+    images: tuple[Any, Any, Any, Any]
     published: tuple[float | None, float | None, str]
+    timm: tuple[tuple[Any, ...], ...] = (*TIMM_TABLE, *TIMM_VARIANTS_TABLE)
     for model, name, file, side, top1, top5 in TORCHVISION_TABLE:
         origin = (f"torchvision:{name}", TORCHVISION + file, _digest_in(file), BSD)
         images = (224, 224 / side, "bilinear", IMAGENET)
@@ -126,8 +128,7 @@ def _entries() -> list[PublishedWeights]:
         images = (32, 1.0, "bilinear", IMAGENET)
         published = (accuracy, None, "github.com/akamaster/pytorch_resnet_cifar10, README")
         entries.append(PublishedWeights(model, *origin, *images, *published, CIFAR10_LABELS, len(CIFAR10_LABELS)))
-    for model, name, base, file, *facts, licence, accuracy, accuracy5 in (*TIMM_TABLE, *TIMM_VARIANTS_TABLE):
-        size, crop, interpolation, normalization = facts
+    for model, name, base, file, size, crop, interpolation, normalization, licence, accuracy, accuracy5 in timm:
         images = (size, crop, interpolation, normalization)
         # The model hub has a folder for each, called as timm calls them.
         url = base + (file or f"{model.removesuffix('_timm')}.{name}/resolve/main/model.safetensors")
