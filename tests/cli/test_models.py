@@ -56,7 +56,7 @@ def test_networks_with_weights_show_them_best_first(capsys):
     known = [value for value in accuracies if value is not None]
     assert known == sorted(known, reverse=True)
     assert accuracies[len(known) :] == [None] * (len(names) - len(known))  # CIFAR's and those without, last
-    assert names[0] == "resnet152"
+    assert names[0] == "resnet200d"
     assert listed(capsys, "resnet[123]*", "--sort", "top1", "--names", "--reverse")[len(known) :] == names[len(known) :]
     pretrained = listed(capsys, "resnet20*", "--pretrained")
     assert [row["name"] for row in pretrained] == ["resnet20"]
