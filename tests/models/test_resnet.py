@@ -61,7 +61,7 @@ ONE_OF_EACH = [
 ]
 
 # What `test_kinds.py` stores and exports.
-OTHER_PLACES = ["resnest14d", "skresnet18", "res2net50_26w_4s", "resnetv2_50x1_bit", "resnetaa50d", "senet154"]
+OTHER_PLACES = ["resnest14d", "skresnet18", "res2net50_26w_4s", "resnetv2_50x1_bit", "resnetaa50d"]
 
 
 @pytest.fixture(autouse=True)

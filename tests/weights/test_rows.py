@@ -84,13 +84,13 @@ def test_weights_of_a_network_that_shares_its_name_elsewhere_say_which_row_is_th
     ("wanted", "given", "named"),
     [
         ("resnet50d", "resnet50t", "weights of 'resnet50t'"),
-        ("resnet18", "resnet34d", "weights of 'resnet34d'"),
         ("resnet18", "resnet20_b", "weights of 'resnet20_b'"),
         ("resnest14d", "resnest26d", "weights of 'resnest26d'"),
         ("skresnet50d", "skresnet50", "weights of 'skresnet50'"),
         ("res2net50_26w_4s", "res2net50_26w_6s", "weights of 'res2net50_26w_6s'"),
         ("resnetv2_50d_gn", "resnetv2_50x1_bit", "weights of 'resnetv2_50x1_bit'"),
         # Pools have no weights: what they fit is told, all of it.
+        ("resnet18", "resnet34d", "weights fit 'resnet34d' and 'resnetaa34d'"),
         ("resnet18", "resnet50", "weights fit 'resnet50', 'resnetblur50' and 'resnetaa50'"),
     ],
 )
