@@ -172,7 +172,7 @@ def test_a_run_continues_on_the_backend_that_it_began_with(session, tiny_data):
 
 @pytest.mark.slow
 def test_the_same_recipe_learns_alike_on_both_backends(environment, tmp_path):
-    recipe = Recipe(dataset="digits", epochs=3, batch_size=128, augmentation="crop", seed=1)
+    recipe = Recipe(dataset="digits", epochs=2, batch_size=128, augmentation="crop", seed=1)
     (tmp_path / "recipe.json").write_text(json.dumps(dataclasses.asdict(recipe)))
     arguments = ["--recipe", tmp_path / "recipe.json", "--runs", tmp_path / "jax", "--name", "r"]
     # TensorFlow is there in this one: it makes the batches, and TensorBoard's logs.
@@ -182,6 +182,6 @@ def test_the_same_recipe_learns_alike_on_both_backends(environment, tmp_path):
     places = {"runs": tmp_path / "tensorflow", "saved_models": tmp_path / "saved"}
     ours = train(recipe, name="r", report=lambda line: None, report_page=False, **places)
     curves = [[float(row["loss"]) for row in metrics(tmp_path / backend / "r")] for backend in ("jax", "tensorflow")]
-    # The weights begin elsewhere. Three seeds on either backend spread by less than half of this.
+    # The weights begin elsewhere, as with another seed: a short training shows a mistake in the step, no finer thing.
     np.testing.assert_allclose(*curves, rtol=0.25)
     assert json.loads(done.stdout)["test"]["top1"] == pytest.approx(ours.test.top1, abs=0.1)
