@@ -43,6 +43,7 @@ from keras_resnet.models.deep_graphs import deep_graphs as deep_graphs
 from keras_resnet.models.registry import list_models as list_models
 from keras_resnet.models.resnet import build_model as build_model
 from keras_resnet.models.resnet import freeze as freeze
+from keras_resnet.models.standardized import WeightStandardizedConv2D as WeightStandardizedConv2D
 from keras_resnet.storage import load_model as load_model
 from keras_resnet.storage import save_model as save_model
 from keras_resnet.training.recipes import Recipe as Recipe

@@ -12,8 +12,7 @@ from typing import Any
 from keras_resnet.errors import unknown_name
 from keras_resnet.models.config import ResNetConfig
 
-# Fields of `ResNetConfig` that some rows share.
-Fields = dict[str, Any]
+Fields = dict[str, Any]  # of `ResNetConfig`
 
 HE_2015 = "He et al. 2015, arXiv:1512.03385"
 HE_2016 = "He et al. 2016, arXiv:1603.05027"

@@ -29,7 +29,7 @@ class WeightStandardizedConv2D(layers.Conv2D):
         Qiao et al. 2019, arXiv:1903.10520, section 3.
     """
 
-    def __init__(self, filters: int, kernel_size: int | tuple[int, int], *, epsilon: float = 1e-8, **options):
+    def __init__(self, filters: int, kernel_size: int | tuple[int, int], *, epsilon: float = 1e-8, **options: Any):
         super().__init__(filters, kernel_size, **options)
         self.epsilon = epsilon
 

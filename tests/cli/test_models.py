@@ -58,7 +58,7 @@ def test_networks_with_weights_show_them_best_first(capsys):
     assert accuracies[len(known) :] == [None] * (len(names) - len(known))  # CIFAR's and those without, last
     assert names[0] == "resnet200d"
     assert listed(capsys, "resnet[123]*", "--sort", "top1", "--names", "--reverse")[len(known) :] == names[len(known) :]
-    pretrained = listed(capsys, "resnet20*", "--pretrained")
+    pretrained = listed(capsys, "resnet20*", "--pretrained", "--max-params", "1M")
     assert [row["name"] for row in pretrained] == ["resnet20"]
     assert pretrained[0]["top1"] is None
     assert pretrained[0]["weights"][0]["data_set"] == "CIFAR-10"
