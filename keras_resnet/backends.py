@@ -1,6 +1,6 @@
 """Keras' backends: TensorFlow and JAX. The one place where the one in use is asked for, and what differs is hidden.
 
-Imports neither of them, nor Keras: a wrong choice is answered before anything is loaded.
+Imports neither of them, nor Keras or NumPy: a wrong choice is answered before anything is loaded.
 """
 
 import functools
@@ -10,11 +10,12 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from keras_resnet.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 TENSORFLOW, JAX = BACKENDS = ("tensorflow", "jax")
 
@@ -119,8 +120,10 @@ def gradient(function: Callable[[Any], Any], at: Any) -> Any:
     return jax.grad(function)(at)
 
 
-def as_array(values: Any) -> np.ndarray:
+def as_array(values: Any) -> "np.ndarray":
     """Returns a tensor of any backend, or what NumPy takes, as an array."""
+    import numpy as np
+
     return values.numpy() if hasattr(values, "numpy") else np.asarray(values)
 
 
