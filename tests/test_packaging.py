@@ -86,7 +86,7 @@ def test_the_metadata_says_what_the_project_file_says(wheel):
     assert metadata["Version"] == project["version"] == __version__
     assert metadata["License-Expression"] == "Apache-2.0"
     assert f"{NAME}.dist-info/licenses/LICENSE" in wheel
-    assert set(metadata.get_all("Provides-Extra")) == {"torch", "onnx", "openvino", "litert", "jax"}
+    assert set(metadata.get_all("Provides-Extra")) == {"torch", "onnx", "openvino", "litert", "jax", "serve"}
     required = [text for text in metadata.get_all("Requires-Dist") if "extra ==" not in text]
     lines = (ROOT / "requirements.txt").read_text().splitlines()
     assert len(required) == sum(bool(line) and not line.startswith("#") for line in lines)
