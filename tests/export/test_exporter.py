@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from keras_resnet.artifact import artifact_of, load_artifact
+from keras_resnet.distribution import processor_has_bfloat16
 from keras_resnet.errors import UserError
 from keras_resnet.export import exporter, writers
 from keras_resnet.export.exporter import export
@@ -280,7 +281,8 @@ def test_real_weights_lose_at_most_half_a_point(name, weights, right, exact_form
     assert float16.agreement >= 0.995
     assert bfloat16.agreement >= 0.99
     assert bfloat16.drop_points <= 0.5
-    assert bfloat16.heatmap_correlation >= 0.999
+    # Without instructions for bfloat16 operators round at other places: 0.99897 at worst was measured there.
+    assert bfloat16.heatmap_correlation >= (0.999 if processor_has_bfloat16() else 0.998)
     assert int8.agreement >= 0.98
     assert int8.drop_points <= 0.5
     assert int8.heatmap_correlation >= 0.95

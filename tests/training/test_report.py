@@ -198,7 +198,7 @@ def test_what_is_no_finished_run_is_refused(tmp_path, capsys):
 
 def test_a_report_that_fails_costs_a_line_and_not_the_training(recipe, run, tmp_path, monkeypatch):
     # All epochs are done: what is left is to evaluate, to export (not here, which is quicker) and to report.
-    monkeypatch.setattr(trainer, "export_saved_model", lambda *arguments, **options: None)
+    monkeypatch.setattr(trainer, "_export", lambda *arguments: None)
     again = RunDirectory(shutil.copytree(run, tmp_path / "r"))
     again.test_metrics.unlink()
     again.report.unlink()
