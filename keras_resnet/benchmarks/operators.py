@@ -105,9 +105,9 @@ def kernel_times(folder: str) -> dict[str, tuple[int, int]]:
             names = {key: metadata.name for key, metadata in plane.event_metadata.items()}
             for line in plane.lines:
                 for event in line.events:
-                    # A kernel is called "node:Operator"; what surrounds kernels has no such name.
-                    node, colon, operator = names[event.metadata_id].rpartition(":")
-                    if node and colon and operator.isidentifier() and not node.startswith("$"):
+                    # A kernel is called "node:Operator"; what surrounds kernels has other names, as "Executor::Run".
+                    node, _, operator = names[event.metadata_id].rpartition(":")
+                    if node and not node.endswith(":") and operator.isidentifier() and not node.startswith("$"):
                         calls[operator] += 1
                         picoseconds[operator] += event.duration_ps
     return {operator: (calls[operator], picoseconds[operator]) for operator in calls}
