@@ -64,7 +64,7 @@ def main() -> None:
                 if not settings:  # the same time: a short run shows what an epoch takes
                     probe = _run(Recipe.from_dict({**common, "epochs": EPOCHS}), folder, "probe")
                     epochs = max(1, round(EPOCHS * seconds / probe.seconds))
-                result = _run(Recipe.from_dict({**common, **settings, "epochs": epochs}), folder, way.replace(" ", "-"))
+                result = _run(Recipe.from_dict({**settings, **common, "epochs": epochs}), folder, way.replace(" ", "-"))
                 seconds = seconds or result.seconds
                 append_row(
                     output,
