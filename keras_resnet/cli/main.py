@@ -13,6 +13,7 @@ VERBS = {
     "explain": ("keras_resnet.cli.explain:main", "heat maps of where a network finds its evidence, scored"),
     "serve": ("keras_resnet.cli.serve:main", "exported networks behind HTTP, with TensorFlow Serving's REST API"),
     "demo": ("keras_resnet.cli.demo:main", "a page that runs an exported .tflite file in the browser"),
+    "check": ("keras_resnet.cli.check:main", "what a phone's runtime and accelerators make of a .tflite file"),
     "report": ("keras_resnet.cli.report:main", "the page of a finished run, written anew"),
     "compare": ("keras_resnet.cli.compare:main", "runs side by side: curves, results, settings that differ"),
     "models": ("keras_resnet.cli.models:main", "what networks there are and what each costs"),

@@ -2,19 +2,16 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from ai_edge_litert import schema_py_generated as schema
 
 from keras_resnet.archives import megabytes
 from keras_resnet.errors import UserError, unknown_name
+from keras_resnet.export import tflite_file
 from keras_resnet.export.formats import FORMATS
 
 # LiteRT for the web has an address space of 2 GiB, which holds the file and its weights once more, rearranged.
 MAX_MODEL_BYTES = 700_000_000
 # Side by side where nothing else is asked for.
 PREFERRED = ("float32", "int8")
-_TENSOR_TYPES = {value: name.lower() for name, value in vars(schema.TensorType).items() if isinstance(value, int)}
 
 
 @dataclass(frozen=True)
@@ -113,18 +110,20 @@ def read_model_file(path: Path, name: str) -> ModelFile:
         UserError: It is damaged, or not a classifier that export.py wrote.
     """
     contents = path.read_bytes()
-    if contents[4:8] != b"TFL3":
-        raise UserError(f"{path} is no .tflite file: it does not carry the mark TFL3. Export it anew.")
     try:
-        model = schema.ModelT.InitFromPackedBuf(contents, 0)
+        model = tflite_file.parse(contents)
+    except UserError as error:
+        raise UserError(f"{path}: {error} Export it anew.") from None
+    try:
         signature = (model.signatureDefs or [None])[0]
-        graph = model.subgraphs[signature.subgraphIndex] if signature else None
         inputs, outputs = (
-            {_text(entry.name): _tensor(graph.tensors[entry.tensorIndex]) for entry in entries}
+            {name: _tensor(tensor) for name, tensor in tflite_file.named_tensors(model, entries)}
             for entries in ((signature.inputs, signature.outputs) if signature else ((), ()))
         )
-    except Exception as error:  # flatbuffers reads past the end in many ways
-        raise UserError(f"{path} is not a complete .tflite file: {type(error).__name__}. Export it anew.") from None
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{path}: This is not a complete .tflite file: {type(error).__name__}. Export it anew."
+        ) from None
     if "images" not in inputs or "probabilities" not in outputs:
         raise UserError(
             f"{path} must take 'images' and return 'probabilities', as files of export.py do; it takes "
@@ -153,16 +152,10 @@ def browser_problem(file: ModelFile) -> str | None:
     return f"{file.path} does not run in a browser: {reason}. Write one that does: {command}"
 
 
-def _tensor(stored: Any) -> Tensor:
-    shape = stored.shapeSignature if stored.shapeSignature is not None else stored.shape
-    quantization = stored.quantization
-    is_quantized = quantization is not None and quantization.scale is not None and len(quantization.scale) == 1
-    return Tensor(
-        dtype=_TENSOR_TYPES[stored.type],
-        shape=() if shape is None else tuple(int(side) for side in shape),
-        scale=float(quantization.scale[0]) if is_quantized else 1.0,
-        zero_point=int(quantization.zeroPoint[0]) if is_quantized else 0,
-    )
+def _tensor(tensor: tflite_file.Tensor) -> Tensor:
+    is_quantized = len(tensor.scale) == 1
+    scale, zero_point = (tensor.scale[0], tensor.zero_point[0]) if is_quantized else (1.0, 0)
+    return Tensor(tensor.dtype, tensor.shape, scale, zero_point)
 
 
 def _text(value: bytes | str) -> str:

@@ -5,6 +5,11 @@ Reference:
     FULLY_CONNECTED; what only moves values has one scale for its input and output.
 """
 
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
 import flatbuffers
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
@@ -12,6 +17,7 @@ from ai_edge_litert import schema_py_generated as schema
 from keras_resnet.errors import UserError
 
 _KIND = {value: name for name, value in vars(schema.BuiltinOperator).items() if isinstance(value, int)}
+_TYPE = {value: name.lower() for name, value in vars(schema.TensorType).items() if isinstance(value, int)}
 _INT8_STEPS = 127  # of weights: symmetric, the converter does not use -128
 _MOVES_VALUES = ("RESHAPE", "STRIDED_SLICE", "TRANSPOSE", "EXPAND_DIMS")
 
@@ -35,26 +41,85 @@ def pack(model: schema.ModelT) -> bytes:
     return bytes(builder.Output())
 
 
+@dataclass(frozen=True)
+class Tensor:
+    """A tensor of a file.
+
+    Attributes:
+        dtype: Such as "float32" or "uint8".
+        shape: Its sides; -1 where one is open.
+        is_constant: Whether the file holds its values.
+        scale: What a step stands for where it is quantised, a number each channel; () where it is not.
+        zero_point: The numbers that stand for 0.
+    """
+
+    dtype: str
+    shape: tuple[int, ...]
+    is_constant: bool = False
+    scale: tuple[float, ...] = ()
+    zero_point: tuple[int, ...] = ()
+
+
+def parse(contents: bytes) -> schema.ModelT:
+    """Returns a .tflite file as an object to look at; see `unpack` for one that can be written again.
+
+    Raises:
+        UserError: The file is empty, no TFLite model or not complete.
+    """
+    if contents[4:8] != b"TFL3":
+        raise UserError("This is no .tflite file: it does not carry the mark TFL3.")
+    try:
+        model = schema.ModelT.InitFromPackedBuf(contents, 0)
+        for graph in model.subgraphs:
+            for operator in graph.operators or []:
+                operator_kind(model, operator)
+    except Exception as error:  # flatbuffers reads past the end in many ways
+        raise UserError(f"This is not a complete .tflite file: {type(error).__name__}.") from None
+    return model
+
+
 def read_operators(contents: bytes) -> dict[str, int]:
     """Counts the operators of a .tflite file by kind.
 
     Raises:
         UserError: The file is empty or no TFLite model.
     """
-    if contents[4:8] != b"TFL3":
-        raise UserError("This is no .tflite file: it does not carry the mark TFL3.")
-    try:
-        model = schema.ModelT.InitFromPackedBuf(contents, 0)
-        counts: dict[str, int] = {}
-        for graph in model.subgraphs:
-            for operator in graph.operators or []:
-                kind = _kind(model, operator)
-                counts[kind] = counts.get(kind, 0) + 1
-    except UserError:
-        raise
-    except Exception as error:  # flatbuffers reads past the end in many ways
-        raise UserError(f"This is not a complete .tflite file: {type(error).__name__}.") from None
-    return counts
+    model = parse(contents)
+    return dict(Counter(operator_kind(model, each) for graph in model.subgraphs for each in graph.operators or []))
+
+
+def operator_kind(model: schema.ModelT, operator: schema.OperatorT) -> str:
+    """Returns an operator's name: the schema's, or its own where it is a custom one."""
+    code = model.operatorCodes[operator.opcodeIndex]
+    kind = _KIND.get(max(code.builtinCode, code.deprecatedBuiltinCode), "?")
+    return (code.customCode or b"custom").decode() if kind == "CUSTOM" else kind
+
+
+def describe(model: schema.ModelT, tensor: schema.TensorT) -> Tensor:
+    """Returns what a tensor of a file is."""
+    shape = tensor.shapeSignature if tensor.shapeSignature is not None else tensor.shape
+    quantization, buffer = tensor.quantization, model.buffers[tensor.buffer]
+    scale, zero_point = ((), ()) if quantization is None else (quantization.scale, quantization.zeroPoint)
+    return Tensor(
+        dtype=_TYPE[tensor.type],
+        shape=_whole(shape),
+        is_constant=tensor.buffer != 0 and (buffer.offset > 1 or (buffer.data is not None and len(buffer.data) > 0)),
+        scale=() if scale is None else tuple(float(value) for value in scale),
+        zero_point=_whole(zero_point),
+    )
+
+
+def named_tensors(model: schema.ModelT, entries: Any) -> Iterator[tuple[str, Tensor]]:
+    """Yields the inputs or outputs of a signature: name and tensor.
+
+    Args:
+        model: A file.
+        entries: `inputs` or `outputs` of one of its signatures.
+    """
+    graph = model.subgraphs[0]
+    for entry in entries or []:
+        name = entry.name.decode() if isinstance(entry.name, bytes) else entry.name
+        yield name, describe(model, graph.tensors[entry.tensorIndex])
 
 
 def share_head(contents: bytes) -> bytes:
@@ -72,7 +137,7 @@ def share_head(contents: bytes) -> bytes:
     """
     model = unpack(contents)
     graph = model.subgraphs[0]
-    steps = [(operator, _kind(model, operator)) for operator in graph.operators]
+    steps = [(operator, operator_kind(model, operator)) for operator in graph.operators]
     heads = [graph.tensors[operator.inputs[1]] for operator, kind in steps if kind == "FULLY_CONNECTED"]
     is_changed = False
     for operator, kind in steps:
@@ -86,12 +151,6 @@ def share_head(contents: bytes) -> bytes:
                 _quantise_alike(graph, steps, operator)
                 is_changed = True
     return pack(model) if is_changed else contents
-
-
-def _kind(model: schema.ModelT, operator: schema.OperatorT) -> str:
-    code = model.operatorCodes[operator.opcodeIndex]
-    kind = _KIND.get(max(code.builtinCode, code.deprecatedBuiltinCode), "?")
-    return (code.customCode or b"custom").decode() if kind == "CUSTOM" else kind
 
 
 def _int8_values(model: schema.ModelT, tensor: schema.TensorT) -> np.ndarray | None:
@@ -125,3 +184,7 @@ def _quantise_alike(graph: schema.SubGraphT, steps: list, gather: schema.Operato
         quantization = graph.tensors[index].quantization
         quantization.scale, quantization.zeroPoint = np.float32([1 / _INT8_STEPS]), np.int64([0])
         quantization.min = quantization.max = None
+
+
+def _whole(values: Any) -> tuple[int, ...]:
+    return () if values is None else tuple(int(value) for value in values)
