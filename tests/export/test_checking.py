@@ -2,6 +2,9 @@
 
 import dataclasses
 import json
+import re
+import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,6 +21,8 @@ from keras_resnet.export.serving import serving_network
 from keras_resnet.export.tflite import convert
 from keras_resnet.export.tflite_file import read_operators, unpack
 from keras_resnet.export.tflite_metadata import add_metadata
+
+DOCS = Path(__file__).parents[2] / "docs"
 
 
 @pytest.fixture(scope="module")
@@ -136,3 +141,23 @@ def test_a_process_that_dies_is_an_answer(files, monkeypatch):
     found = check_file(files / "float32.tflite")
     assert "139" in found.runtime_error
     assert dataclasses.replace(found, runtime_error=None).weight_bytes > 300_000
+
+
+@pytest.mark.parametrize("page", ["android.md", "ios.md"])
+def test_the_names_in_the_phones_code_are_those_of_the_file(files, page):
+    """What the pages' code asks for by name: tensors, the signature, packed files, keys of the preprocessing."""
+    path = files / "float32.tflite"
+    code = "\n".join(re.findall(r"```(?:kotlin|swift)\n(.*?)```", (DOCS / page).read_text(), re.DOTALL))
+    found = check_file(path)
+    settings = json.loads(zipfile.ZipFile(path).read("preprocessing.json"))
+    for name in (*found.inputs, *found.outputs):
+        assert f'"{name}"' in code
+    for key in ("height", "width", "channels"):
+        assert re.search(rf'getInt\("{key}"\)|let {key}: Int', code)
+        assert isinstance(settings[key], int)
+    if page == "android.md":
+        assert set(re.findall(r'entry\("(.+?)"\)', code)) <= set(zipfile.ZipFile(path).namelist())
+        assert set(re.findall(r'create(?:In|Out)putBuffer\("(.+?)"\)', code)) == {*found.inputs, *found.outputs}
+    else:
+        interpreter = Interpreter(model_path=str(path))
+        assert set(re.findall(r'signatureRunner\(with: "(.+?)"\)', code)) == set(interpreter.get_signature_list())
