@@ -85,6 +85,30 @@ class Artifact:
             raise UserError(f"{self.source} answers NaN or infinity: its weights are damaged. Take another one.")
         return found
 
+    def folded(self) -> "Artifact":
+        """Returns the artifact with batch norms and normalisation folded into the convolutions: faster on many images.
+
+        It answers the same but for rounding, with the weights that the network has now. Exported files, which are
+        folded already, networks of half precision and those that are no functional graph are returned as they are.
+        """
+        if self.model is None or self.model.dtype_policy.compute_dtype != "float32":
+            return self
+        from keras_resnet.graphs.folding import fold_batch_norms
+        from keras_resnet.graphs.pixels import fold_pixels
+
+        settings = self.preprocessing
+        try:
+            network = fold_pixels(
+                fold_batch_norms(self.model),
+                mean=settings.mean,
+                std=settings.std,
+                reverse_channels=settings.color_order == "bgr",
+                shape=(settings.height, settings.width, settings.channels),
+            )
+        except UserError:
+            return self
+        return dataclasses.replace(self, answer=artifact_of(network, self.pixels, source=self.source).answer)
+
     def heatmaps(self, images: np.ndarray) -> np.ndarray | None:
         """Returns the heat maps of the most probable classes, float32 [n, rows, columns]; None without them inside."""
         return self.answer(images).get("heatmap")
@@ -181,12 +205,15 @@ def artifact_of(
 
     head = check_classifier(model)
     scale, offset = preprocessing.scale_and_offset()
+    takes_pixels = bool((scale == 1).all() and (offset == 0).all())
     shape = (None, preprocessing.height, preprocessing.width, preprocessing.channels)
 
     def probabilities(images: Any) -> Any:
         # What `transforms.normalize` does, by either backend.
         pixels = ops.flip(images, axis=-1) if preprocessing.color_order == "bgr" else images
-        found = ops.cast(model(pixels * scale + offset, training=False), "float32")
+        if not takes_pixels:
+            pixels = pixels * scale + offset
+        found = ops.cast(model(pixels, training=False), "float32")
         return found if head.has_probabilities else ops.softmax(found)
 
     compute = compiled(probabilities, lambda: model.variables, [(shape, "float32")])

@@ -1,17 +1,24 @@
+import subprocess
+import sys
+from pathlib import Path
+
 import keras
 import numpy as np
 import pytest
 from PIL import Image
 
 from keras_resnet.artifact import artifact_of, load_artifact
+from keras_resnet.data.feeding import file_reader
 from keras_resnet.data.images import read_image
 from keras_resnet.data.preprocessing import Preprocessing
-from keras_resnet.data.transforms import normalize, preprocess
+from keras_resnet.data.transforms import normalize, preprocess, resize_image
 from keras_resnet.errors import UserError
 from keras_resnet.export.saved_model import export_saved_model
 from keras_resnet.export.serving import serving_network
 from keras_resnet.export.tflite import convert
-from keras_resnet.prediction import predict_images
+from keras_resnet.export.tflite_metadata import add_metadata
+from keras_resnet.models.resnet import build_model
+from keras_resnet.prediction import BatchSize, predict_images
 from keras_resnet.storage import save_model
 
 
@@ -177,3 +184,74 @@ def test_unfinished_and_hidden_models_are_never_offered(tmp_path, model, preproc
     save_model(model, tmp_path / "good.keras", preprocessing)
     with pytest.raises(UserError, match=r"Name one that it holds: good\.keras\.$"):
         load_artifact(tmp_path)
+
+
+def test_folding_changes_nothing_but_speed(preprocessing):
+    """Tolerance: sums in another order in float32, through nine convolutions."""
+    keras.utils.set_random_seed(0)
+    network = build_model("resnet8", num_classes=4, input_shape=(6, 8, 3))
+    random = np.random.default_rng(0)
+    for layer in network.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.set_weights([random.uniform(0.5, 1.5, weight.shape) for weight in layer.get_weights()])
+    artifact = artifact_of(network, preprocessing)
+    folded = artifact.folded()
+    assert folded.model is network
+    images = random.uniform(0, 255, (3, 6, 8, 3)).astype("float32")
+    before = artifact.probabilities(images)
+    np.testing.assert_allclose(folded.probabilities(images), before, atol=1e-5)
+    network.layers[1].set_weights([np.zeros_like(weight) for weight in network.layers[1].get_weights()])
+    assert np.abs(artifact.probabilities(images) - before).max() > 1e-3
+    np.testing.assert_allclose(folded.probabilities(images), before, atol=1e-5)  # a copy
+
+
+def test_many_images_are_answered_as_each_alone(model, preprocessing, files):
+    predictor = artifact_of(model, preprocessing)
+    alone = [prediction.classes for file in files for prediction in predict_images(predictor, [file], top=4)]
+    many = [prediction.classes for prediction in predict_images(predictor, files * 100, top=4)]
+    for number, found in enumerate(many):
+        expected = dict(alone[number % len(files)])
+        assert dict(found) == pytest.approx(expected, abs=1e-5)
+
+
+def test_the_batch_grows_as_long_as_that_gains():
+    """Seconds of a machine that needs 10 ms a call and 1 ms an image, and from 32 images on 3 ms an image."""
+    size = BatchSize(first=8, largest=128)
+    sizes = []
+    for _ in range(12):
+        sizes.append(size.count)
+        size.record(size.count, 0.01 + size.count * (0.001 if size.count < 64 else 0.003))
+    assert sizes == [8, 8, 16, 16, 32, 32, 64, 64, 32, 32, 32, 32]
+    fixed = BatchSize(5, is_fixed=True)
+    fixed.record(5, 1.0)
+    fixed.record(5, 1e-6)
+    assert fixed.count == 5
+
+
+@pytest.mark.parametrize("name", ["plain.jpg", "turned.jpg", "image.png", "image.tiff"])
+def test_a_file_is_read_alike_by_either_decoder(tmp_path, preprocessing, name):
+    pixels = np.random.default_rng(5).integers(0, 256, (40, 30, 3), np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(pixels).save(tmp_path / name, **({"exif": exif} if name == "turned.jpg" else {}))
+    contents = (tmp_path / name).read_bytes()
+    by_pillow = np.asarray(resize_image(read_image(tmp_path / name, 3), preprocessing))
+    np.testing.assert_array_equal(file_reader(preprocessing)(contents, name), by_pillow)
+    with pytest.raises(UserError, match="of mine is not"):
+        file_reader(preprocessing)(contents[:60], "this of mine")
+
+
+def test_a_tflite_file_needs_no_tensorflow(model, preprocessing, files, tmp_path):
+    """Nor Keras: a process of its own, as predict.py starts."""
+    path = tmp_path / "m.tflite"
+    network = convert(serving_network(model, preprocessing), "float32")
+    path.write_bytes(add_metadata(network, preprocessing, preprocessing.labels, name="m"))
+    code = (
+        "import sys; from keras_resnet.cli.predict import main; assert main(sys.argv[1:]) == 0; "
+        "assert not {'tensorflow', 'keras', 'jax'} & set(sys.modules)"
+    )
+    command = [sys.executable, "-c", code, str(path), str(files[0])]
+    answer = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[1])
+    assert answer.returncode == 0, answer.stderr
+    (expected,) = predict_images(artifact_of(model, preprocessing), [files[0]])
+    assert expected.classes[0][0] in answer.stdout

@@ -12,6 +12,7 @@ VERBS = {
     "input": ("keras_resnet.cli.benchmark:benchmark_input", "the input pipeline beside the training step"),
     "train": ("keras_resnet.cli.benchmark:benchmark_train", "training beside the same network in plain Keras"),
     "operators": ("keras_resnet.cli.benchmark:benchmark_operators", "where the time of a training step goes"),
+    "predict": ("keras_resnet.cli.benchmark:benchmark_predict", "photographs to labels beside model.predict"),
     "explain": ("keras_resnet.cli.benchmark:benchmark_explain", "heat maps beside the forward pass and tf-keras-vis"),
     "export": ("keras_resnet.cli.benchmark:benchmark_export", "exported formats beside plain model.export"),
     "serve": (
@@ -126,6 +127,36 @@ def benchmark_input(argv: Sequence[str] | None = None) -> int:
         )
 
     return measuring.run("input", measure, parser, argv)
+
+
+def benchmark_predict(argv: Sequence[str] | None = None) -> int:
+    """`benchmark.py predict`."""
+    parser = measuring.create_parser(
+        "predict",
+        "Predicts photographs in turns: from files to labels as predict.py does, by the SavedModel of an export on "
+        "pixels in memory, and by model.predict over image_dataset_from_directory. Weights are random.",
+    )
+    parser.add_argument("folder", metavar="FOLDER", help="folder of photographs")
+    parser.add_argument("--model", default="resnet50", help="network, a name of the model table")
+    parser.add_argument(
+        "--images", type=script.positive_int, default=1000, help="how many; files come again where there are fewer"
+    )
+    parser.add_argument("--rounds", type=script.positive_int, default=3, help="rounds; the median counts")
+
+    def measure(arguments: argparse.Namespace) -> measuring.Rows:
+        get_config(arguments.model)
+        measuring.need_tensorflow()
+        from keras_resnet.benchmarks.predictions import benchmark_predictions
+
+        return benchmark_predictions(
+            arguments.model,
+            arguments.folder,
+            count=arguments.images,
+            turns=arguments.rounds,
+            progress=ProgressBar(),
+        )
+
+    return measuring.run("predict", measure, parser, argv)
 
 
 def benchmark_explain(argv: Sequence[str] | None = None) -> int:

@@ -58,7 +58,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     split = getattr(data, arguments.split)
     progress = ProgressBar()
     progress.begin("evaluating", len(split))
-    evaluation = evaluate_model(artifact, split, batch_size=arguments.batch_size, progress=progress.step)
+    evaluation = evaluate_model(artifact.folded(), split, batch_size=arguments.batch_size, progress=progress.step)
     progress.clear()
     record = {"model": str(model), "dataset": dataset, "split": arguments.split, **evaluation.to_dict()}
     output = arguments.output or (model / "evaluation.json" if settings_of_run(model) else None)

@@ -4,6 +4,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from keras_resnet.cli import script
 
@@ -18,7 +19,9 @@ def build_parser() -> script.Parser:
     parser.add_argument("model", help="run directory, .keras file, SavedModel or .tflite file")
     parser.add_argument("images", nargs="+", metavar="image", help="image files and folders of them")
     parser.add_argument("--top", type=script.positive_int, default=1, metavar="K", help="how many labels a file gets")
-    parser.add_argument("--batch-size", type=script.positive_int, default=32, help="images at a time")
+    parser.add_argument(
+        "--batch-size", type=script.positive_int, help="images at a time; default: as many as are fastest"
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object for all files")
     return parser
 
@@ -29,12 +32,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _predict(arguments: argparse.Namespace) -> int:
+    from keras_resnet.artifact import RUNTIMES, load_artifact
     from keras_resnet.backends import require_backend
-
-    require_backend()
-    from keras_resnet.artifact import load_artifact
     from keras_resnet.prediction import predict_images
 
+    if Path(arguments.model).suffix not in RUNTIMES:  # files that need neither Keras nor what it runs on
+        require_backend()
     artifact = load_artifact(arguments.model)
     predictions = predict_images(artifact, arguments.images, top=arguments.top, batch_size=arguments.batch_size)
     done = []

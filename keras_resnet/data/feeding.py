@@ -4,12 +4,13 @@ The one place where that is decided. Both give the same numbers; TensorFlow know
 photographs.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from keras_resnet.backends import has_tensorflow
+from keras_resnet.data.images import decode_with_pillow
 from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.data.splits import Split
 
@@ -48,6 +49,17 @@ def examples_at(
     else:
         from keras_resnet.data import array_batches as reading
     return reading.examples_at(split, preprocessing, positions)
+
+
+def file_reader(preprocessing: Preprocessing) -> Callable[[bytes, str], np.ndarray]:
+    """Returns a function from an image file's bytes to the network's size; see `reading.file_reader`."""
+    if has_tensorflow():
+        from keras_resnet.data.reading import file_reader as of_tensorflow
+
+        return of_tensorflow(preprocessing)
+    return lambda contents, name: resize_image(
+        decode_with_pillow(contents, preprocessing.channels, name=name), preprocessing
+    )
 
 
 def resize_image(images: Any, preprocessing: Preprocessing) -> np.ndarray:

@@ -91,12 +91,19 @@ def read_image(path: str | os.PathLike[str], channels: int = 3) -> np.ndarray:
     Raises:
         UserError: There is no such file, or it is not a complete image.
     """
-    path = os.fspath(path)
+    return decode_with_pillow(read_image_file(path), channels, name=os.fspath(path))
+
+
+def read_image_file(path: str | os.PathLike[str]) -> bytes:
+    """Returns the bytes of an image file.
+
+    Raises:
+        UserError: There is no such file, or it cannot be read.
+    """
     try:
-        contents = read_file(path)
+        return read_file(path)
     except OSError as error:
-        raise UserError(f"Cannot read the image {path}: {error.strerror}.") from None
-    return decode_with_pillow(contents, channels, name=path)
+        raise UserError(f"Cannot read the image {os.fspath(path)}: {error.strerror}.") from None
 
 
 def decode_with_pillow(

@@ -4,6 +4,7 @@ Memory: decoded images are kept, 8 bits a channel, as long as those of all split
 `MEMORY_LIMIT_BYTES`: then only the first epoch decodes. Larger splits are decoded anew in every epoch.
 """
 
+import contextlib
 import threading
 import weakref
 from collections.abc import Callable, Sequence
@@ -14,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_resnet.data.decoding import Choice, cut_out, decode_image, decode_jpeg, decode_jpeg_part
-from keras_resnet.data.images import read_image
+from keras_resnet.data.images import decode_with_pillow, read_image
 from keras_resnet.data.order import RECORDS, draw_seeds, permutation
 from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.data.splits import DECODER_JPEG, DECODER_PILLOW, ArraySplit, FileSplit, Split, StreamSplit
@@ -117,6 +118,33 @@ def examples_at(
         for row, image in enumerate(read.as_numpy_iterator()):
             images[row] = image
     return images, np.asarray(split.labels, np.int32)[positions]
+
+
+def file_reader(preprocessing: Preprocessing) -> Callable[[bytes, str], np.ndarray]:
+    """Returns a function from an image file to the network's size, for files of which nothing is known.
+
+    JPEG files without EXIF are decoded and resized in one graph, which takes half as long; all others, and those that
+    are not complete, are read by Pillow. Both decode alike to the bit.
+
+    Args:
+        preprocessing: The network's input.
+
+    Returns:
+        (contents, what an error calls the file) → float32 [height, width, channels], 0..255, not normalized. Raises a
+        UserError for what is no complete image. Threads may call it at once.
+    """
+
+    @tf.function(input_signature=[tf.TensorSpec([], tf.string)])
+    def from_jpeg(contents: tf.Tensor) -> tf.Tensor:
+        return resize_image(decode_jpeg(contents, preprocessing.channels), preprocessing)
+
+    def read(contents: bytes, name: str) -> np.ndarray:
+        if contents[:3] == b"\xff\xd8\xff" and b"Exif" not in contents:
+            with contextlib.suppress(tf.errors.InvalidArgumentError):
+                return from_jpeg(contents).numpy()
+        return resize_image(decode_with_pillow(contents, preprocessing.channels, name=name), preprocessing).numpy()
+
+    return read
 
 
 def sample_images(
