@@ -14,85 +14,14 @@ from torch.nn import functional as F
 
 from keras_resnet.benchmarks.budget import Assignment, load_arrays
 from keras_resnet.benchmarks.clock import BudgetClock
+from keras_resnet.benchmarks.torch_networks import Network, create_optimizer
 from keras_resnet.benchmarks.turns import Seconds
 from keras_resnet.errors import UserError
-from keras_resnet.models.config import ResNetConfig
 from keras_resnet.models.registry import get_config
 from keras_resnet.training.recipes import Recipe, parse_milestones
 
 _PADDING = 4  # pixels a side, for 32 × 32
 _TEST_BATCH = 500
-
-
-class _Block(nn.Module):
-    def __init__(self, before: int, channels: int, stride: int):
-        super().__init__()
-        self.stride, self.added = stride, channels - before
-        self.conv1 = nn.Conv2d(before, channels, 3, stride, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(channels)
-        self.conv2 = nn.Conv2d(channels, channels, 3, 1, 1, bias=False)
-        self.bn2 = nn.BatchNorm2d(channels)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y = F.relu(self.bn1(self.conv1(x)), inplace=True)
-        y = self.bn2(self.conv2(y))
-        if self.stride > 1:
-            x = x[:, :, :: self.stride, :: self.stride]
-        if self.added:
-            x = F.pad(x, (0, 0, 0, 0, self.added // 2, self.added - self.added // 2))
-        return F.relu(x + y, inplace=True)
-
-
-class Network(nn.Module):
-    """A CIFAR network; its modules have the names of `weights.pytorch`'s naming "cifar".
-
-    Args:
-        config: A network of the model table: basic blocks behind CIFAR's stem, shortcut A.
-        channels: Of the images.
-        classes: Number of classes.
-
-    Raises:
-        UserError: The network is of another kind.
-    """
-
-    def __init__(self, config: ResNetConfig, channels: int, classes: int):
-        super().__init__()
-        kind = (config.block, config.activation_order, config.stem, config.shortcut, config.attention)
-        if kind != ("basic", "post", "cifar", "pad", "none"):
-            raise UserError(f"The contestant pytorch has CIFAR's networks, as resnet20, got {config.name}.")
-        before = config.stem_width
-        self.conv1 = nn.Conv2d(channels, before, 3, 1, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(before)
-        places = zip(config.depths, config.widths, config.strides, strict=True)
-        for stage, (depth, width, stride) in enumerate(places, start=1):
-            blocks = [_Block(width if block else before, width, 1 if block else stride) for block in range(depth)]
-            setattr(self, f"layer{stage}", nn.Sequential(*blocks))
-            before = width
-        self.stages = len(config.depths)
-        self.linear = nn.Linear(before, classes)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out")
-        nn.init.zeros_(self.linear.bias)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Returns the logits, float32 [batch, classes], of normalized images [batch, channels, height, width]."""
-        x = F.relu(self.bn1(self.conv1(x)), inplace=True)
-        for stage in range(1, self.stages + 1):
-            x = getattr(self, f"layer{stage}")(x)
-        return self.linear(x.mean((2, 3)))
-
-
-def create_optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """Builds SGD as the recipe has it: L2 decay of kernels alone, through the momentum."""
-    kernels = [parameter for parameter in network.parameters() if parameter.dim() > 1]
-    others = [parameter for parameter in network.parameters() if parameter.dim() == 1]
-    return torch.optim.SGD(
-        [{"params": kernels, "weight_decay": recipe.weight_decay}, {"params": others}],
-        lr=recipe.learning_rate,
-        momentum=recipe.momentum,
-        nesterov=recipe.momentum_form == "nesterov",
-    )
 
 
 def learning_rate(recipe: Recipe, progress: float) -> float:

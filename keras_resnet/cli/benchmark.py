@@ -4,13 +4,17 @@ import argparse
 from collections.abc import Sequence
 
 from keras_resnet.cli import measuring, script
+from keras_resnet.distribution import PRECISIONS
 from keras_resnet.errors import UserError, unknown_name
 from keras_resnet.models.registry import get_config
 from keras_resnet.progress import ProgressBar
 
 VERBS = {
     "input": ("keras_resnet.cli.benchmark:benchmark_input", "the input pipeline beside the training step"),
-    "train": ("keras_resnet.cli.benchmark:benchmark_train", "training beside the same network in plain Keras"),
+    "train": (
+        "keras_resnet.cli.benchmark:benchmark_train",
+        "training beside plain Keras and PyTorch",
+    ),
     "operators": ("keras_resnet.cli.benchmark:benchmark_operators", "where the time of a training step goes"),
     "predict": ("keras_resnet.cli.benchmark:benchmark_predict", "photographs to labels beside model.predict"),
     "explain": ("keras_resnet.cli.benchmark:benchmark_explain", "heat maps beside the forward pass and tf-keras-vis"),
@@ -34,15 +38,19 @@ def benchmark_train(argv: Sequence[str] | None = None) -> int:
     """`benchmark.py train`."""
     parser = measuring.create_parser(
         "train",
-        "Trains on random images, in turns: with this project (input pipeline, augmentation and checks included), "
-        "and the same layers in plain Keras with model.fit on arrays in memory.",
+        "Trains on random images, in turns and in processes of their own: with this project (input pipeline, "
+        "augmentation and checks included), the same layers in plain Keras with model.fit on arrays in memory, and, "
+        "where PyTorch is installed, the same network there, eager and by torch.compile.",
     )
     parser.add_argument("--model", default="resnet20", help="network, a name of the model table")
     parser.add_argument("--batch-size", type=script.positive_int, default=128, help="images per step")
     parser.add_argument("--image-size", type=script.positive_int, help="side of the images; default: the network's")
     parser.add_argument("--steps", type=script.at_least(3), default=12, help="steps per round; the first is not timed")
     parser.add_argument("--rounds", type=script.positive_int, default=5, help="rounds; the median counts")
-    parser.add_argument("--precision", default="float32", help="precision of our training")
+    parser.add_argument("--precision", choices=PRECISIONS, default="float32", help="precision of ours and PyTorch's")
+    parser.add_argument(
+        "--contestants", nargs="*", metavar="NAME", help="who trains beside ours; default: who can run here"
+    )
 
     def measure(arguments: argparse.Namespace) -> measuring.Rows:
         get_config(arguments.model)
@@ -54,7 +62,11 @@ def benchmark_train(argv: Sequence[str] | None = None) -> int:
 
         recipe = Recipe(model=arguments.model, batch_size=arguments.batch_size, precision=arguments.precision)
         return benchmark_training(
-            recipe, image_size=arguments.image_size, steps=arguments.steps, rounds=arguments.rounds
+            recipe,
+            image_size=arguments.image_size,
+            steps=arguments.steps,
+            rounds=arguments.rounds,
+            contestants=arguments.contestants,
         )
 
     return measuring.run("train", measure, parser, argv)

@@ -36,16 +36,30 @@ def test_mistakes_are_one_line_with_exit_code_2(argv, message, capsys):
 
 
 @pytest.mark.slow
-def test_training_is_measured_beside_plain_keras(tmp_path, capsys):
+def test_training_is_measured_beside_others(tmp_path, capsys):
+    pytest.importorskip("torch")
     argv = ["--model", "resnet8", "--batch-size", "8", "--steps", "3", "--rounds", "1", "--image-size", "16"]
+    argv += ["--contestants", "plain Keras", "PyTorch"]
     assert benchmark.main(["train", *argv, "--json", "--results", str(tmp_path / "r.csv")]) == 0
-    (row,) = json.loads(capsys.readouterr().out)["rows"]
-    assert row["images_per_second"] > 0
-    assert row["ratio"] == pytest.approx(row["images_per_second"] / row["plain_keras_images_per_second"], rel=1e-2)
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    assert [row["contestant"] for row in rows] == ["ours", "plain Keras", "PyTorch"]
+    for row in rows:
+        assert row["ours_times_as_fast"] == pytest.approx(
+            rows[0]["images_per_second"] / row["images_per_second"], rel=1e-2
+        )
     with open(tmp_path / "r.csv") as file:
-        (written,) = csv.DictReader(file)
-    assert written["command"].startswith("python benchmark.py train --model resnet8")
-    assert written["hardware"]
+        written = list(csv.DictReader(file))
+    assert len(written) == 3
+    assert written[0]["command"].startswith("python benchmark.py train --model resnet8")
+    assert written[0]["hardware"]
+
+
+def test_contestants_that_cannot_run_are_refused(capsys):
+    assert benchmark.main(["train", "--contestants", "PyTroch"]) == 2
+    assert "Closest: 'PyTorch'" in capsys.readouterr().err
+    pytest.importorskip("torch")
+    assert benchmark.main(["train", "--model", "resnet20_b", "--contestants", "PyTorch"]) == 2
+    assert "got resnet20_b" in capsys.readouterr().err
 
 
 def test_heat_maps_are_measured_beside_the_forward_pass(tmp_path, capsys):
