@@ -3,8 +3,9 @@
 Run from the project's root where timm, torchvision and PyTorch are installed (see record_rows.py):
 `python tests/weights/record_full_depth.py [--largest MILLIONS]`. Takes about half an hour; run again it goes on where
 it stopped. The weights are timm's initial ones with random scales, shifts and statistics of the norms, the images
-random, 96×96. A row has the largest difference of a logit as a part of the largest logit, how far either network is from
-timm's in double precision, which tells what rounding alone does, and whether timm's state dict came back identical.
+random, 96×96. A row has the largest difference of a logit as a part of the largest logit, how far either network is
+from timm's in double precision, which tells what rounding alone does, and whether timm's state dict came back
+identical.
 """
 
 import argparse
