@@ -9,7 +9,6 @@ import keras
 
 from keras_resnet.errors import UserError, unknown_name
 from keras_resnet.models.config import ResNetConfig
-from keras_resnet.models.config_files import build_own
 from keras_resnet.models.registry import FUNCTIONS, get_config
 from keras_resnet.models.resnet import build_model
 from keras_resnet.weights.catalog import find_weights
@@ -106,7 +105,7 @@ def _changed(config: ResNetConfig, options: dict[str, Any]) -> tuple[ResNetConfi
 
 def _create(config: ResNetConfig, weights: str | os.PathLike[str] | None, options: dict[str, Any]) -> keras.Model:
     if weights is None:
-        return build_own(config, **options)
+        return build_model(config, **options)
     published = find_weights(config.name, str(weights)) if is_tag(weights) else None
     if published is None and not os.path.exists(weights):
         raise UserError(
@@ -118,7 +117,7 @@ def _create(config: ResNetConfig, weights: str | os.PathLike[str] | None, option
             options = {**options, "input_shape": (published.size, published.size, config.input_shape[2])}
         if options["num_classes"] is None:
             options = {**options, "num_classes": published.classes}
-    model = build_own(config, **options)
+    model = build_model(config, **options)
     # A tag names weights of this network, whatever the model is called.
     return load_weights(model, weights if published is None else published)
 

@@ -8,7 +8,6 @@ from keras import layers
 
 from keras_resnet.errors import UserError
 from keras_resnet.models.config import ResNetConfig
-from keras_resnet.models.config_files import build_own
 from keras_resnet.models.costs import Complexity, recorded_cost
 from keras_resnet.models.weightless import build_weightless
 
@@ -78,7 +77,7 @@ def measure(config: ResNetConfig) -> Complexity:
         UserError: The network cannot be built.
     """
     built = tuple(min(depth, DIFFERENT_BLOCKS) for depth in config.depths)
-    model = build_weightless(config.replace(depths=built), build=build_own)
+    model = build_weightless(config.replace(depths=built))
     stages = enumerate(zip(config.depths, built, strict=True), start=1)
     return _complexity(model, {f"stage{stage}_block2": 1 + depth - few for stage, (depth, few) in stages})
 

@@ -49,6 +49,20 @@ BIASED_CONVOLUTIONS = ("stem", "inner", "last", "shortcut")
 DEEP_STEMS = ("deep", "tiered")
 
 
+_COUNTS = (
+    "expansion",
+    "cardinality",
+    "base_width",
+    "first_reduction",
+    "stem_width",
+    "splits",
+    "se_floor",
+    "num_classes",
+)
+# Field → what it must be above, and its largest value.
+_RANGES = {"se_ratio": (0, 16), "norm_epsilon": (0, 1), "norm_momentum": (0, 1)}
+
+
 @dataclass(frozen=True, kw_only=True)
 class ResNetConfig:
     """One row of the registry, or a network of your own: everything that fixes a network's graph.
@@ -152,13 +166,35 @@ class ResNetConfig:
                 "depths, widths and strides need one entry per stage, all of the same length, got "
                 f"{len(self.depths)}, {len(self.widths)} and {len(self.strides)}."
             )
-        if min(self.depths) < 1 or min(self.widths) < 1:
-            raise UserError(f"depths and widths must be positive, got {self.depths} and {self.widths}.")
-        if self.first_reduction < 1 or self.se_floor < 1:
-            raise UserError(
-                f"first_reduction and se_floor must be at least 1, got {self.first_reduction} and {self.se_floor}."
-            )
+        for field in ("depths", "widths", "strides"):
+            if min(getattr(self, field)) < 1:
+                raise UserError(f"{field} must be positive, got {getattr(self, field)}.")
+        for field in _COUNTS:
+            if getattr(self, field) < 1:
+                raise UserError(f"{field} must be at least 1, got {getattr(self, field)}.")
+        for field, (lowest, highest) in _RANGES.items():
+            if not lowest < getattr(self, field) <= highest:
+                raise UserError(f"{field} must be above {lowest} and at most {highest}, got {getattr(self, field)}.")
+        self._check_groups()
         self._check_spatial()
+
+    def _check_groups(self) -> None:
+        if self.block != "bottleneck":
+            return
+        for width in self.widths:
+            inner = width * self.base_width // 64 * self.cardinality
+            if inner < 1:
+                raise UserError(
+                    f"base_width must leave a channel a group: at least 64 / {width}, got {self.base_width}."
+                )
+            # The channels that the grouped convolution reads.
+            groups = self.cardinality * (self.splits if self.spatial == "split_attention" else 1)
+            read = inner if self.spatial == "multi_scale" else inner // self.first_reduction
+            if read < 1 or read % groups:
+                raise UserError(
+                    f"{groups} groups cannot share the {read} channels inside a block of width {width}. Change "
+                    "cardinality, base_width, widths, splits or first_reduction so that they divide evenly."
+                )
 
     def _check_spatial(self) -> None:
         if self.spatial == "convolution":

@@ -23,7 +23,7 @@ from keras_resnet.models.config import ResNetConfig
 from keras_resnet.models.registry import REGISTRY
 
 if TYPE_CHECKING:
-    import keras
+    pass
 
 SUFFIX = ".json"
 BASE = "base"
@@ -113,29 +113,6 @@ def config_from_dict(fields: Mapping[str, Any]) -> ResNetConfig:
     config = ResNetConfig(**{name: _checked(name, _TYPES[name], value) for name, value in fields.items()})
     _check_sizes(config)
     return config
-
-
-def build_own(config: ResNetConfig, **options: Any) -> "keras.Model":
-    """Builds a network, whose configuration may be somebody's own.
-
-    Args:
-        config: The configuration.
-        **options: See `keras_resnet.models.resnet.build_model`.
-
-    Raises:
-        UserError: As `build_model`; also where Keras cannot build what is not a row of the table.
-    """
-    from keras_resnet.models.resnet import build_model
-
-    try:
-        return build_model(config, **options)
-    except UserError:
-        raise
-    except ValueError as error:  # channels that groups do not divide, for example
-        if REGISTRY.get(config.name) == config:
-            raise
-        reason = str(error).strip().splitlines()[0].rstrip(".")
-        raise UserError(f"The network {config.name!r} cannot be built: {reason}. Change its fields.") from None
 
 
 def _read(path: Path) -> Any:
@@ -243,10 +220,6 @@ def _check_sizes(config: ResNetConfig) -> None:
         raise UserError(f"norm_momentum must be below 1, got {config.norm_momentum:g}.")
     if config.block == "basic" and config.cardinality > 1:
         raise UserError(f"cardinality belongs to block bottleneck, got {config.cardinality} and block basic.")
-    if config.block == "bottleneck" and min(config.widths) * config.base_width // 64 < 1:
-        raise UserError(
-            f"base_width must leave a channel a group: at least 64 / {min(config.widths)}, got {config.base_width}."
-        )
     if config.stem == "deep" and config.stem_width < 2:
         raise UserError(f"stem_width must be at least 2 with stem deep, got {config.stem_width}.")
 

@@ -11,6 +11,8 @@
 References are in `config.py`.
 """
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -22,7 +24,7 @@ from keras_resnet.models.config import ResNetConfig
 from keras_resnet.models.convolutions import NHWC, activate, normalize
 from keras_resnet.models.deep_graphs import deep_graphs
 from keras_resnet.models.places import BlockPlace
-from keras_resnet.models.registry import get_config
+from keras_resnet.models.registry import REGISTRY, get_config
 from keras_resnet.models.stems import stem
 
 OUTPUT_STRIDES = (8, 16, 32)
@@ -73,9 +75,64 @@ def build_model(
         (batch, num_classes); other outputs as asked for above.
 
     Raises:
-        UserError: For an unknown name or option, or an input that the network cannot take.
+        UserError: For an unknown name or option, an input that the network cannot take, or a configuration of your own
+            that Keras cannot build.
     """
     config = get_config(config) if isinstance(config, str) else config
+    with _in_a_sentence(config):
+        return _build(
+            config,
+            num_classes=num_classes,
+            input_shape=input_shape,
+            input_tensor=input_tensor,
+            include_top=include_top,
+            pooling=pooling,
+            classifier_activation=classifier_activation,
+            features_only=features_only,
+            output_stride=output_stride,
+            drop_rate=drop_rate,
+            inner_drop_rate=inner_drop_rate,
+            stochastic_depth_rate=stochastic_depth_rate,
+            norm=norm,
+            activation=activation,
+            last_gamma=last_gamma,
+            name=name,
+        )
+
+
+@contextlib.contextmanager
+def _in_a_sentence(config: ResNetConfig) -> Iterator[None]:
+    """Turns what Keras says against a configuration that is no row of the table into a UserError."""
+    try:
+        yield
+    except UserError:
+        raise
+    except ValueError as error:  # channels that groups do not divide, for example
+        if REGISTRY.get(config.name) == config:
+            raise
+        reason = str(error).strip().splitlines()[0].rstrip(".")
+        raise UserError(f"The network {config.name!r} cannot be built: {reason}. Change its fields.") from None
+
+
+def _build(
+    config: ResNetConfig,
+    *,
+    num_classes: int | None,
+    input_shape: tuple[int | None, int | None, int] | None,
+    input_tensor: Any,
+    include_top: bool,
+    pooling: str | None,
+    classifier_activation: str | None,
+    features_only: bool,
+    output_stride: int,
+    drop_rate: float,
+    inner_drop_rate: float,
+    stochastic_depth_rate: float,
+    norm: str | None,
+    activation: str | None,
+    last_gamma: str | None,
+    name: str | None,
+) -> keras.Model:
     changes = {"norm": norm, "activation": activation, "last_gamma": last_gamma}
     config = config.replace(**{key: value for key, value in changes.items() if value is not None})
     _check_activation(config.activation)

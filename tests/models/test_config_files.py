@@ -4,19 +4,21 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from keras_resnet.errors import UserError
 from keras_resnet.models import config_files
+from keras_resnet.models.config import CHOICES, ResNetConfig
 from keras_resnet.models.config_files import (
     MAX_BYTES,
-    build_own,
     config_from_dict,
     config_to_dict,
     load_config,
     network_name,
 )
 from keras_resnet.models.registry import REGISTRY, get_config
+from keras_resnet.models.weightless import build_weightless
 
 
 def write(folder, content, name="mine.json"):
@@ -153,12 +155,44 @@ def test_what_keras_cannot_build_is_a_sentence(monkeypatch):
     def build(config, **options):
         raise ValueError("The number of filters must be divisible\nby the number of groups.")
 
-    monkeypatch.setattr(resnet, "build_model", build)
+    monkeypatch.setattr(resnet, "_build", build)
     with pytest.raises(UserError, match=r"^The network 'own8' cannot be built: The number of filters"):
-        build_own(REGISTRY["resnet8"].replace(name="own8"))
+        resnet.build_model(REGISTRY["resnet8"].replace(name="own8"))
     with pytest.raises(ValueError, match="by the number") as error:  # a row of the table is our own mistake
-        build_own(REGISTRY["resnet8"])
+        resnet.build_model(REGISTRY["resnet8"])
     assert not isinstance(error.value, UserError)
+
+
+SMALL = {
+    "name": "small", "block": "bottleneck", "depths": (1, 1), "widths": (16, 32), "strides": (1, 2), "expansion": 2,
+    "stem_width": 8, "input_shape": (32, 32, 3), "num_classes": 4,
+}  # fmt: skip
+ODD = {
+    "expansion": (0, -1, 1, 3), "cardinality": (0, -1, 3, 2, 5), "base_width": (0, -4, 1, 7, 64),
+    "first_reduction": (0, 2, 3, 100), "stem_width": (0, -3, 1, 7), "splits": (0, 1, 2, 3, 5), "se_floor": (0, 1, 100),
+    "se_ratio": (0, -1, 0.001, 2.0, 1e9), "norm_epsilon": (0, -1, 1e-3), "norm_momentum": (-1, 0.1, 1, 2),
+    "num_classes": (0, -1, 1), "depths": ((0, 1), (1,), ()), "widths": ((16, 0), (15, 17), (1, 2)),
+    "strides": ((1, 0), (1, -2), (2, 3), (1, 2, 3)), "input_shape": ((0, 32, 3), (32, 32), (-1, 5, 3), (1, 1, 3)),
+    "activation": ("foo", "softmax"), "conv_bias": (("stem",), ("x",)),
+}  # fmt: skip
+
+
+def test_any_configuration_is_built_or_refused_in_a_sentence():
+    """150 seeded draws of three choices and two odd numbers; what Keras alone finds is among them."""
+    random, built, refused = np.random.default_rng(0), 0, []
+    for _ in range(150):
+        fields = dict(SMALL)
+        for field in random.choice(list(CHOICES), 3, replace=False):
+            fields[str(field)] = str(random.choice(list(CHOICES[field])))
+        for field in random.choice(list(ODD), 2, replace=False):
+            fields[str(field)] = ODD[field][random.integers(len(ODD[field]))]
+        try:
+            build_weightless(ResNetConfig(**fields))
+            built += 1
+        except UserError as error:
+            refused.append(str(error))
+    assert not any("\n" in sentence for sentence in refused)
+    assert min(built, len(refused)) > 20
 
 
 def test_reading_a_file_imports_neither_keras_nor_tensorflow(tmp_path):
