@@ -95,8 +95,8 @@ def check_file(path: Path) -> FileCheck:
         return _check(path, contents, model)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError, MemoryError, OverflowError) as error:
-        raise UserError(f"{path}: This is not a complete .tflite file: {type(error).__name__}.") from None
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError, MemoryError, OverflowError):
+        raise UserError(f"{path}: This is not a complete .tflite file: it was cut short or changed.") from None
 
 
 def _check(path: Path, contents: bytes, model: schema.ModelT) -> FileCheck:
