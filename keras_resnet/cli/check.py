@@ -52,6 +52,8 @@ def _lines(found) -> list[str]:
     weights, activations = megabytes(found.weight_bytes), megabytes(found.activation_bytes)
     lines.append(f"  memory   {weights} of weights, {activations} for what is computed of one image")
     runtime = "loads it" if found.runtime_error is None else f"refuses it: {found.runtime_error}"
+    if found.oldest_runtime is not None:
+        runtime += f" (written for TensorFlow Lite {found.oldest_runtime} and later)"
     lines.append(f"LiteRT       {runtime}")
     for name, delegation in found.accelerators.items():
         if not delegation.refused:
@@ -85,6 +87,7 @@ def _as_json(found) -> dict:
         "weight_bytes": found.weight_bytes,
         "activation_bytes": found.activation_bytes,
         "runtime_error": found.runtime_error,
+        "oldest_runtime": found.oldest_runtime,
         "accelerators": {
             name: {
                 "taken": each.taken,

@@ -74,6 +74,21 @@ class Demo:
         return {**dataclasses.asdict(self), "page": str(self.page)}
 
 
+@dataclass(frozen=True)
+class _Parts:
+    """What a page is put together from, in a folder or in one file."""
+
+    files: Sequence[ModelFile]
+    problems: Sequence[str]
+    litert: Runtime
+    scripts: Mapping[str, str]
+    described: Mapping[str, Any]
+
+    def written(self, page: Path, loaded_bytes: int, compressed_bytes: int) -> Demo:
+        names = tuple(file.name for file in self.files)
+        return Demo(page, names, loaded_bytes, compressed_bytes, tuple(self.problems))
+
+
 def build_demo(
     folder: Path,
     output: Path | None = None,
@@ -108,11 +123,8 @@ def build_demo(
             "--single-file out, or take a smaller format: --files int8"
         )
     litert = open_runtime(runtime)
-    scripts = _scripts(litert)
-    described = _described(folder, files, artifact)
-    if is_single:
-        return _write_single(output, files, problems, litert, scripts, described)
-    return _write_folder(output, files, problems, litert, scripts, described)
+    parts = _Parts(files, problems, litert, _scripts(litert), _described(folder, files, artifact))
+    return _write_single(output, parts) if is_single else _write_folder(output, parts)
 
 
 def _check_place(output: Path, is_single: bool) -> None:
@@ -194,19 +206,12 @@ def _card(folder: Path, files: Sequence[ModelFile]) -> dict[str, Any]:
     return {"rows": shown, "beyond": beyond, "provenance": provenance}
 
 
-def _write_folder(
-    output: Path,
-    files: Sequence[ModelFile],
-    problems: Sequence[str],
-    litert: Runtime,
-    scripts: Mapping[str, str],
-    described: Mapping[str, Any],
-) -> Demo:
-    page = _rendered(described, policy=POLICY, is_single=False, script="", embedded=())
+def _write_folder(output: Path, parts: _Parts) -> Demo:
+    page = _rendered(parts.described, policy=POLICY, is_single=False, script="", embedded=())
     contents = {
         "index.html": page.encode(),
-        **{name: script.encode() for name, script in scripts.items()},
-        **{f"litert/{name}": data for name, data in litert.files.items()},
+        **{name: script.encode() for name, script in parts.scripts.items()},
+        **{f"litert/{name}": data for name, data in parts.litert.files.items()},
     }
     packed = {name: _packed(data) for name, data in contents.items()}
     with atomic_directory(output, overwrite=True) as made:
@@ -214,46 +219,38 @@ def _write_folder(
         for name, data in contents.items():
             (made / name).write_bytes(data)
             (made / f"{name}.gz").write_bytes(packed[name])
-        for file in files:
+        for file in parts.files:
             shutil.copyfile(file.path, made / file.path.name)
         shutil.copyfile(PAGE / "LICENSES.txt", made / "LICENSES.txt")
-        write_json(made / "demo.json", described["manifest"])
+        write_json(made / "demo.json", parts.described["manifest"])
     # Of the builds a browser loads one.
-    builds = {name.partition(".")[0] for name in litert.files}
+    builds = {name.partition(".")[0] for name in parts.litert.files}
     common = [name for name in contents if not name.startswith("litert/")]
     loads = [[*common, f"litert/{build}.js", f"litert/{build}.wasm"] for build in builds]
-    return Demo(
+    return parts.written(
         output / "index.html",
-        tuple(file.name for file in files),
         max(sum(len(contents[name]) for name in load) for load in loads),
         max(sum(len(packed[name]) for name in load) for load in loads),
-        tuple(problems),
     )
 
 
-def _write_single(
-    output: Path,
-    files: Sequence[ModelFile],
-    problems: Sequence[str],
-    litert: Runtime,
-    scripts: Mapping[str, str],
-    described: Mapping[str, Any],
-) -> Demo:
+def _write_single(output: Path, parts: _Parts) -> Demo:
     # No threads: the disk sends no headers.
     runtime = [
-        _embedded(_packed(litert.files[f"{build}{suffix}"]), runtime=f"{build}.js", part=part)
+        _embedded(_packed(parts.litert.files[f"{build}{suffix}"]), runtime=f"{build}.js", part=part)
         for build in (PLAIN, COMPATIBLE)
         for part, suffix in (("loader", ".js"), ("wasm", ".wasm"))
     ]
-    worker = {"attributes": Markup('id="worker"'), "data": base64.b64encode(scripts["worker.js"].encode()).decode()}
-    models = [_embedded(gzip.compress(file.path.read_bytes(), 6, mtime=0), file=file.name) for file in files]
+    code = parts.scripts["worker.js"].encode()
+    worker = {"attributes": Markup('id="worker"'), "data": base64.b64encode(code).decode()}
+    models = [_embedded(gzip.compress(file.path.read_bytes(), 6, mtime=0), file=file.name) for file in parts.files]
 
     # The parser would take these for the end of the script, and for its beginning.
-    script = Markup(scripts["page.js"].replace("</script", "<\\/script").replace("<!--", "<\\!--"))
+    script = Markup(parts.scripts["page.js"].replace("</script", "<\\/script").replace("<!--", "<\\!--"))
     values = {"policy": _SINGLE_POLICY, "is_single": True, "script": script}
-    without = _rendered(described, embedded=[worker, *runtime], **values).encode()
-    write_text(output, _rendered(described, embedded=[worker, *runtime, *models], **values))
-    return Demo(output, tuple(file.name for file in files), len(without), len(_packed(without)), tuple(problems))
+    without = _rendered(parts.described, embedded=[worker, *runtime], **values).encode()
+    write_text(output, _rendered(parts.described, embedded=[worker, *runtime, *models], **values))
+    return parts.written(output, len(without), len(_packed(without)))
 
 
 def _rendered(described: Mapping[str, Any], **values: Any) -> str:

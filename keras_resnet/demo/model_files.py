@@ -120,9 +120,9 @@ def read_model_file(path: Path, name: str) -> ModelFile:
             {name: _tensor(tensor) for name, tensor in tflite_file.named_tensors(model, entries)}
             for entries in ((signature.inputs, signature.outputs) if signature else ((), ()))
         )
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError):
         raise UserError(
-            f"{path}: This is not a complete .tflite file: {type(error).__name__}. Export it anew."
+            f"{path}: This is not a complete .tflite file: it was cut short or changed. Export it anew."
         ) from None
     if "images" not in inputs or "probabilities" not in outputs:
         raise UserError(

@@ -105,14 +105,13 @@ def place_maps(maps: np.ndarray, preprocessing: Preprocessing | None, size: tupl
     Returns:
         float32 [N, H, W], 0..1. What a centre crop cut away is 0: the network did not see it.
     """
-    if maps.shape[1:] == size:
-        return maps
-    if preprocessing is None or preprocessing.resize == "squash":
-        return np.clip(as_array(resize_maps(maps, *size)), 0, 1)
-    top, left, bottom, right = seen_box(preprocessing, size)
+    top, left, bottom, right = (0, 0, *size) if preprocessing is None else seen_box(preprocessing, size)
+    seen = (bottom - top, right - left)
+    inside = maps if maps.shape[1:] == seen else np.clip(as_array(resize_maps(maps, *seen)), 0, 1)
+    if seen == size:
+        return inside
     placed = np.zeros((len(maps), *size), np.float32)
-    inside = as_array(resize_maps(maps, bottom - top, right - left))
-    placed[:, top:bottom, left:right] = np.clip(inside, 0, 1)
+    placed[:, top:bottom, left:right] = inside
     return placed
 
 

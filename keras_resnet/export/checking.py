@@ -19,6 +19,7 @@ from keras_resnet.export.tflite_metadata import LABELS, METADATA, PREPROCESSING
 
 _PROBE = Path(__file__).with_name("loading_probe.py")
 _PROBE_SECONDS = 120
+_OLDEST_RUNTIME = "min_runtime_version"  # as the converter calls it in the file's metadata
 _ALIGNMENT = 64  # of tensors in LiteRT's arena, bytes
 _BYTES = {"int64": 8, "float64": 8, "complex64": 8, "uint64": 8, "complex128": 16, "int16": 2, "uint16": 2}
 _BYTES |= {"float16": 2, "bfloat16": 2, "int8": 1, "uint8": 1, "bool": 1}
@@ -54,6 +55,7 @@ class FileCheck:
         operators: Kind → how many.
         runtime_error: Why LiteRT's interpreter refuses the file; None where it takes it.
         accelerators: Key of `ACCELERATORS` → what it takes.
+        oldest_runtime: The first TensorFlow Lite that has these operators, as its converter says; None: it does not.
         missing_metadata: What apps that read labels and pixels' range from the file will miss, a sentence each.
         weight_bytes: Constants of the file.
         activation_bytes: The arena for what is computed, for one image where the batch is open.
@@ -66,6 +68,7 @@ class FileCheck:
     operators: dict[str, int] = field(default_factory=dict)
     runtime_error: str | None = None
     accelerators: dict[str, Delegation] = field(default_factory=dict)
+    oldest_runtime: str | None = None
     missing_metadata: tuple[str, ...] = ()
     weight_bytes: int = 0
     activation_bytes: int = 0
@@ -92,8 +95,8 @@ def check_file(path: Path) -> FileCheck:
         return _check(path, contents, model)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError, MemoryError, OverflowError) as error:
-        raise UserError(f"{path}: This is not a complete .tflite file: {type(error).__name__}.") from None
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError, MemoryError, OverflowError):
+        raise UserError(f"{path}: This is not a complete .tflite file: it was cut short or changed.") from None
 
 
 def _check(path: Path, contents: bytes, model: schema.ModelT) -> FileCheck:
@@ -109,6 +112,7 @@ def _check(path: Path, contents: bytes, model: schema.ModelT) -> FileCheck:
         operators=read_operators(contents),
         runtime_error=_loading_error(path),
         accelerators={name: _delegation(name, model, graph, tensors) for name in ACCELERATORS},
+        oldest_runtime=_oldest_runtime(model),
         missing_metadata=tuple(_missing_metadata(path, model, signature)),
         weight_bytes=sum(_buffer_bytes(model.buffers[index]) for index in buffers),
         activation_bytes=arena_bytes(model, tensors),
@@ -156,16 +160,30 @@ def _is_widened_constant(model: schema.ModelT, operator: schema.OperatorT, tenso
     return operator_kind(model, operator) == "DEQUANTIZE" and tensors[operator.inputs[0]].is_constant
 
 
+def _metadata(model: schema.ModelT) -> dict[str, schema.BufferT]:
+    return {_text(entry.name): model.buffers[entry.buffer] for entry in model.metadata or []}
+
+
+def _oldest_runtime(model: schema.ModelT) -> str | None:
+    written = _metadata(model).get(_OLDEST_RUNTIME)
+    if written is None or written.data is None:
+        return None
+    return bytes(written.data).rstrip(b"\0").decode("ascii", "replace") or None
+
+
 def _missing_metadata(path: Path, model: schema.ModelT, signature: schema.SignatureDefT | None) -> list[str]:
     missing = []
     if signature is None:
         missing.append("a signature: tensors are known by their places alone")
-    names = {entry.name.decode() if isinstance(entry.name, bytes) else entry.name for entry in model.metadata or []}
-    if METADATA not in names:
+    if METADATA not in _metadata(model):
         missing.append("metadata: apps must know by themselves what pixels it takes")
     files = set(zipfile.ZipFile(path).namelist()) if zipfile.is_zipfile(path) else set()
     missing += [f"{name}: not packed into the file" for name in (LABELS, PREPROCESSING) if name not in files]
     return missing
+
+
+def _text(value: bytes | str) -> str:
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
 
 
 def _buffer_bytes(buffer: schema.BufferT) -> int:
@@ -175,10 +193,10 @@ def _buffer_bytes(buffer: schema.BufferT) -> int:
 def arena_bytes(model: schema.ModelT, tensors: list[Tensor]) -> int:
     """Plans the memory of what is computed, as LiteRT's interpreter does without a delegate.
 
-    A tensor is there from the operator that writes it to the last one that reads it; inputs and outputs are never
-    overwritten. The largest come first, each at the best gap between those that are there at the same time (TensorFlow
-    2.21, lite/arena_planner.cc). A convolution has its patches side by side meanwhile (lite/kernels/conv.cc, im2col).
-    Operators that write over their input are not taken into account.
+    A tensor is there from the operator that writes it to the last one that reads it; inputs, outputs and constants that
+    are widened are never overwritten. The largest come first, each at the best gap between those that are there at the
+    same time (LiteRT 2.2.0, tflite/arena_planner.cc). A convolution has room of its own meanwhile
+    (tflite/kernels/conv.cc). Operators that write over their input are not taken into account.
 
     Args:
         model: The file.
@@ -192,17 +210,19 @@ def arena_bytes(model: schema.ModelT, tensors: list[Tensor]) -> int:
     inputs, outputs = ({int(index) for index in indices} for indices in (graph.inputs, graph.outputs))
     first, last = dict.fromkeys(inputs, 0), {}
     needs = []  # bytes, first operator, last operator
+    kept = inputs | outputs
     for number, operator in enumerate(graph.operators or []):
+        is_widened = _is_widened_constant(model, operator, tensors)
         for index in map(int, operator.outputs):
-            first.setdefault(index, number)
+            first.setdefault(index, 0 if is_widened else number)
+            kept |= {index} if is_widened else set()
         last |= {int(index): number for index in (*operator.inputs, *operator.outputs)}
         if operator_kind(model, operator) == "CONV_2D":
-            needs.append(
-                (_patch_bytes(*(tensors[i] for i in (*operator.inputs[:2], operator.outputs[0]))), number, number)
-            )
+            room = _convolution_room(*(tensors[i] for i in (*operator.inputs[:2], operator.outputs[0])))
+            needs += [(size, number, number) for size in room]
     for index, begins in first.items():
         if not tensors[index].is_constant:
-            needs.append((_size(tensors[index]), begins, end if index in inputs | outputs else last[index]))
+            needs.append((_size(tensors[index]), begins, end if index in kept else last[index]))
     # Those that stay to the end come first.
     needs.sort(key=lambda need: (need[1:] != (0, end), -need[0], need[1]))
     placed: list[tuple[int, int, tuple[int, int, int]]] = []  # start, stop, need
@@ -220,14 +240,18 @@ def arena_bytes(model: schema.ModelT, tensors: list[Tensor]) -> int:
     return max((stop for _, stop, _ in placed), default=0)
 
 
-def _patch_bytes(image: Tensor, kernel: Tensor, result: Tensor) -> int:
-    """What a convolution's patches take; 0 where the image is the patches."""
+def _convolution_room(image: Tensor, kernel: Tensor, result: Tensor) -> list[int]:
+    """What a convolution needs while it computes: bytes of its patches and, of 8-bit kernels on floats, of its sums."""
     _, height, width, channels = kernel.shape
-    if (height, width) == (1, 1) and image.shape[1:3] == result.shape[1:3]:
-        return 0
-    # Eight-bit kernels have float images rounded first.
-    dtype = kernel.dtype if image.dtype == "float32" else image.dtype
-    return _size(Tensor(dtype, (*result.shape[:3], height * width * channels)))
+    is_mixed = image.dtype == "float32" and kernel.dtype != "float32"
+    needs = []
+    if (height, width) != (1, 1) or image.shape[1:3] != result.shape[1:3]:
+        # 1 × 1 without a stride: the image is the patches. Floats are rounded to the kernel's type first.
+        dtype = kernel.dtype if is_mixed else image.dtype
+        needs.append(_size(Tensor(dtype, (*result.shape[:3], height * width * channels))))
+    if is_mixed:
+        needs += [_size(Tensor(kernel.dtype, image.shape)), _size(Tensor("int32", result.shape))]
+    return needs
 
 
 def _size(tensor: Tensor) -> int:

@@ -26,6 +26,7 @@ from keras_resnet.server.signatures import no_heatmap, read_predict, write_predi
 
 PNG = "image/png"
 MOST_LABELS = 1000
+_FEW_NUMBERS = 4096  # of an answer that is written at once: handing it to a thread would take longer
 log = logging.getLogger(__name__)
 
 # Reads a request for a servable; returns its questions, and what makes the response of their answers.
@@ -120,8 +121,12 @@ class Service:
         backend = servable.backend
         asked = await self._in_pool(self._parse_predict, body, backend)
 
+        def write(answers: list[Answer]) -> Response:
+            return json_response(write_predict(answers, asked, backend.labels))
+
         async def respond(answers: list[Answer]) -> Response:
-            return await self._in_pool(lambda: json_response(write_predict(answers, asked, backend.labels)))
+            is_short = len(answers) * len(backend.labels) <= _FEW_NUMBERS
+            return write(answers) if is_short else await self._in_pool(write, answers)
 
         return asked.questions, respond
 

@@ -18,6 +18,7 @@ pytest.importorskip("fastapi")
 from starlette.testclient import TestClient
 
 from keras_resnet.data.images import decode_with_pillow, resize_with_pillow
+from keras_resnet.server import service
 from keras_resnet.server.app import create_app
 from keras_resnet.server.pictures import LARGEST_PICTURE
 from keras_resnet.server.repository import open_models
@@ -183,6 +184,15 @@ def test_the_body_has_a_limit_whether_its_length_is_told_or_not(client_of, pictu
     # By the length that is claimed, nothing need be sent.
     lying = client.post("/v1/models/flowers:classify", content=b"x", headers={"Content-Length": "9" * 40})
     assert lying.status_code == 413
+
+
+def test_long_answers_are_written_as_short_ones(client, pictures, monkeypatch):
+    """In a thread of their own; the text is the same to the letter."""
+    body = {"signature_name": "serve_bytes", "instances": [b64(picture) for picture in pictures[:3]]}
+    short = predict(client, body)
+    monkeypatch.setattr(service, "_FEW_NUMBERS", 0)
+    assert short.status_code == 200
+    assert predict(client, body).text == short.text
 
 
 def test_labels_have_a_limit(client, pictures):
