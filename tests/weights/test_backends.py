@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from named_tensors import named_state
 
+from keras_resnet.models.config import ResNetConfig
 from keras_resnet.models.registry import REGISTRY
 from keras_resnet.models.resnet import build_model
 from keras_resnet.weights.loading import load_weights
@@ -63,6 +64,16 @@ def side(name: str) -> int:
     return SIDES["cifar" if REGISTRY[name].input_shape[0] == 32 else "imagenet"]
 
 
+def small(config: ResNetConfig) -> ResNetConfig:
+    """At most two blocks a stage, so that there is a first one and one that follows; half as wide where it is wide."""
+    part = 2 if max(config.widths) > 64 else 1
+    return config.replace(
+        depths=tuple(min(depth, 2) for depth in config.depths),
+        widths=tuple(width // part for width in config.widths),
+        stem_width=config.stem_width // part,
+    )
+
+
 def test_every_group_is_here():
     assert set(NETWORKS) == {config.group for config in REGISTRY.values()}
     assert all(REGISTRY[name].group == group for group, name in NETWORKS.items())
@@ -73,9 +84,7 @@ def write_files(folder: Path) -> dict[str, np.ndarray]:
     images, logits = {}, {}
     for name in NETWORKS.values():
         shape = (side(name), side(name), 3)
-        config = REGISTRY[name]
-        depths = tuple(min(depth, 3) for depth in config.depths)
-        model = build_model(config.replace(depths=depths), num_classes=10, input_shape=shape)
+        model = build_model(small(REGISTRY[name]), num_classes=10, input_shape=shape)
         load_weights(model, named_state(model))
         model.save(folder / f"{name}.keras")
         images[name] = np.random.RandomState(2).uniform(-2, 2, (2, *shape)).astype(np.float32)
