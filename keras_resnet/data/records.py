@@ -238,4 +238,4 @@ def described(data: DatasetSpec) -> dict[str, Any]:
     """What a manifest has of a data set, but for its splits and files."""
     fields = {field.name: getattr(data, field.name) for field in dataclasses.fields(data)}
     kept = {name: fields[name] for name in _FIELDS if name in fields}
-    return json.loads(json.dumps({"version": VERSION, "source": data.name, **kept}))
+    return json.loads(json.dumps({"version": VERSION, **kept}))
