@@ -63,6 +63,7 @@ def _train(dataset: str, model: str) -> None:
     from keras_resnet.applications import create_model
     from keras_resnet.data.feeding import training_batches
     from keras_resnet.data.sources import load_source
+    from keras_resnet.data.splits import steps_per_epoch
 
     data = load_source(dataset, image_size=32)
     network = create_model(model, input_shape=data.image_shape, num_classes=len(data.labels))
@@ -71,7 +72,7 @@ def _train(dataset: str, model: str) -> None:
     batches = training_batches(
         data.train, data.preprocessing(), batch_size=128, seed=0, epochs=1, augmentation=data.augmentation
     )
-    network.fit(batches, verbose=0)
+    network.fit(batches, steps_per_epoch=steps_per_epoch(data.train, 128), shuffle=False, verbose=0)
     with open("/proc/self/status", encoding="ascii") as file:
         peak = next(int(line.split()[1]) * 1024 for line in file if line.startswith("VmHWM"))
     print(len(data.train), peak)

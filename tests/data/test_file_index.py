@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from keras_resnet.cli import pack
 from keras_resnet.data import file_index, folder
 from keras_resnet.data.scanning import scan_files
 from keras_resnet.data.sources import load_source
@@ -129,6 +130,10 @@ def test_rescan_another_version_and_a_damaged_index_read_everything(images, sett
     folder.forget_scan("digits")
     load(images)
     assert len(read) == 48
+    assert pack.main([f"folder:{images}", str(images.parent / "first"), "--shards", "1"]) == 0
+    assert len(read) == 48
+    assert pack.main([f"folder:{images}", str(images.parent / "second"), "--shards", "1", "--rescan"]) == 0
+    assert len(read) == 72
     (index,) = (images.parent / "cache" / "indexes").iterdir()
     whole = index.read_bytes()
     for damaged in (b"", whole[:-9], b"[]", b'{"version": 1}', b"[" * 100_000, whole.replace(b"cat/", b"cow/")):
