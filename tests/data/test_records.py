@@ -164,7 +164,7 @@ def test_a_killed_packing_goes_on_and_ends_in_the_same_bytes(folder, packed, tmp
     )
     arguments = [sys.executable, "-c", program, f"folder:{folder}", str(out), "--shards", "4"]
     killed = 0
-    for _ in range(3):
+    for _ in range(2):
         process = subprocess.Popen(arguments, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
         before = len(contents(out)) if out.exists() else 0
         while process.poll() is None and (len(contents(out)) if out.exists() else 0) <= before:
