@@ -1,9 +1,17 @@
-"""What atomic writes need of the system beyond renaming."""
+"""What atomic writes need of the system beyond renaming, and where the cache lies."""
 
 import ctypes
 import os
 import shutil
 from pathlib import Path
+
+CACHE_VARIABLE = "KERAS_RESNET_CACHE"
+
+
+def cache_directory() -> Path:
+    """Where downloaded weights and indexes of files are kept: $KERAS_RESNET_CACHE, or ~/.cache/keras_resnet."""
+    chosen = os.environ.get(CACHE_VARIABLE)
+    return Path(chosen) if chosen else Path.home() / ".cache" / "keras_resnet"
 
 
 def exchange(first: Path, second: Path) -> bool:

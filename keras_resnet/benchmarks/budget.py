@@ -190,8 +190,8 @@ def decode(dataset: str, folder: Path) -> DatasetSpec:
     Returns:
         The data set.
     """
-    from keras_resnet.data.folder import named_unreadable_files
     from keras_resnet.data.reading import examples_at
+    from keras_resnet.data.scanning import named_unreadable_files
     from keras_resnet.data.sources import load_source
 
     data = load_source(dataset)

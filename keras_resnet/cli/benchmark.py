@@ -15,6 +15,7 @@ VERBS = {
         "keras_resnet.cli.benchmark:benchmark_train",
         "training beside plain Keras and PyTorch",
     ),
+    "memory": ("keras_resnet.cli.benchmark:benchmark_memory", "the memory that training from a data set takes"),
     "operators": ("keras_resnet.cli.benchmark:benchmark_operators", "where the time of a training step goes"),
     "predict": ("keras_resnet.cli.benchmark:benchmark_predict", "photographs to labels beside model.predict"),
     "explain": ("keras_resnet.cli.benchmark:benchmark_explain", "heat maps beside the forward pass and tf-keras-vis"),
@@ -139,6 +140,25 @@ def benchmark_input(argv: Sequence[str] | None = None) -> int:
         )
 
     return measuring.run("input", measure, parser, argv)
+
+
+def benchmark_memory(argv: Sequence[str] | None = None) -> int:
+    """`benchmark.py memory`."""
+    parser = measuring.create_parser(
+        "memory", "Trains an epoch from each data set and reads the highest memory in use."
+    )
+    parser.add_argument("datasets", nargs="+", metavar="DATASET", help="data set of 32×32 images, as for train.py")
+    parser.add_argument("--model", default="resnet8", help="network, a name of the model table")
+
+    def measure(arguments: argparse.Namespace) -> measuring.Rows:
+        get_config(arguments.model)
+        for dataset in arguments.datasets:
+            script.check_data_set(dataset)
+        from keras_resnet.benchmarks.memory import benchmark_memory
+
+        return benchmark_memory(arguments.datasets, model=arguments.model)
+
+    return measuring.run("memory", measure, parser, argv)
 
 
 def benchmark_predict(argv: Sequence[str] | None = None) -> int:

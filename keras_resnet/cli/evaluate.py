@@ -22,6 +22,7 @@ def build_parser() -> script.Parser:
     parser.add_argument("--split", choices=SPLITS, default="test", help="which examples")
     parser.add_argument("--batch-size", type=script.positive_int, default=128, help="examples at a time")
     parser.add_argument("--bad-images", choices=BAD_IMAGES, default="stop", help="unreadable images")
+    parser.add_argument("--rescan", action="store_true", help="check every file of a folder anew")
     parser.add_argument("--seed", type=int, default=0, help="seed of the split, for data sets that have none")
     parser.add_argument(
         "--output", metavar="FILE.json", help="where to write the metrics; default: evaluation.json in the run"
@@ -47,6 +48,10 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     from keras_resnet.artifact import load_artifact
     from keras_resnet.evaluation import evaluate_model, table
 
+    if arguments.rescan:
+        from keras_resnet.data.folder import forget_scan
+
+        forget_scan(dataset)
     artifact = load_artifact(model)
     data = load_examples(
         arguments,

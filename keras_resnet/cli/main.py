@@ -17,6 +17,7 @@ VERBS = {
     "report": ("keras_resnet.cli.report:main", "the page of a finished run, written anew"),
     "compare": ("keras_resnet.cli.compare:main", "runs side by side: curves, results, settings that differ"),
     "models": ("keras_resnet.cli.models:main", "what networks there are and what each costs"),
+    "pack": ("keras_resnet.cli.pack:main", "a data set as record files, which records:PATH reads"),
     "recipes": ("keras_resnet.cli.recipes:main", "what recipes there are, their settings and published results"),
     "plot": ("keras_resnet.cli.plot:main", "a network's stages as a picture"),
     "plot-augmentation": (

@@ -73,6 +73,9 @@ def build_parser() -> script.Parser:
         default=argparse.SUPPRESS,
         help="skip unreadable images, and say how many; the same as --bad-images skip",
     )
+    settings.add_argument(
+        "--rescan", action="store_true", help="check every file of an image folder anew, not changed ones alone"
+    )
     for field in dataclasses.fields(Recipe):
         choices = field.metadata.get("choices")
         shown = "" if field.default is None else f" (default: {field.default})"
@@ -110,6 +113,11 @@ def _train(arguments: argparse.Namespace, given: list[str]) -> int:
     from keras_resnet.backends import require_backend
 
     require_backend()
+
+    if arguments.rescan:
+        from keras_resnet.data.folder import forget_scan
+
+        forget_scan(recipe.dataset)
 
     def report(line: str) -> None:
         print(line, file=sys.stderr if arguments.json else sys.stdout, flush=True)

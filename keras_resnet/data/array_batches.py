@@ -16,11 +16,12 @@ import numpy as np
 
 from keras_resnet.data import philox
 from keras_resnet.data.array_transforms import normalize, resize_image
-from keras_resnet.data.images import read_image
+from keras_resnet.data.images import decode_with_pillow, read_image
 from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.data.splits import (
     ArraySplit,
     FileSplit,
+    RecordSplit,
     Split,
     StreamSplit,
     check_batch_size,
@@ -220,7 +221,10 @@ def _reader(split: Split, channels: int, *, keep: bool = True) -> Callable[[np.n
         kept = _kept.setdefault(split, _Kept())
         image = kept.images.get((position, channels))
         if image is None:
-            image = read_image(split.paths[position], channels)
+            if isinstance(split, RecordSplit):
+                image = decode_with_pillow(split.read(position), channels, name=split.name(position))
+            else:
+                image = read_image(split.paths[position], channels)
             with _keeping:
                 if keep and sum(each.size for each in _kept.values()) + image.nbytes <= KEPT_BYTES:
                     kept.images[position, channels] = image
@@ -239,7 +243,7 @@ class _Kept:
 
 
 # A split that nobody holds any longer takes its pixels with it.
-_kept: "weakref.WeakKeyDictionary[FileSplit, _Kept]" = weakref.WeakKeyDictionary()
+_kept: "weakref.WeakKeyDictionary[FileSplit | RecordSplit, _Kept]" = weakref.WeakKeyDictionary()
 _keeping = threading.Lock()
 
 

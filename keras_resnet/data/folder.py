@@ -7,27 +7,20 @@ always in the same way. With `train` and `validation` but no `test`, as ImageNet
 the test, and a tenth of the training images becomes the validation. Files whose names do not end like an image's, and
 everything whose name starts with "." or "__", do not count.
 
-The scan decodes every file once by each decoder that may read it later (a JPEG at an eighth of its size:
-every byte is read, few pixels are computed), in threads, because a torn file would otherwise stop a training run hours
-later.
+Every file is scanned once (see `scanning`). What the scan found is kept in an index, so that only files that are new or
+changed are read at the next start.
 """
 
-import contextlib
-import functools
+import dataclasses
 import hashlib
-import io
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
-from keras_resnet.backends import has_tensorflow
 from keras_resnet.data.dataset import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -37,33 +30,16 @@ from keras_resnet.data.dataset import (
     channel_statistics,
     default_augmentation,
 )
-from keras_resnet.data.images import FORMATS, SUFFIXES, is_shown, read_file, read_image
-from keras_resnet.data.splits import (
-    DECODER_JPEG,
-    DECODER_PILLOW,
-    DECODER_TENSORFLOW,
-    FileSplit,
-    Split,
-    hold_out,
-    require_examples,
-)
+from keras_resnet.data.file_index import FileIndex, forget, looked_at
+from keras_resnet.data.images import SUFFIXES, is_shown, read_image
+from keras_resnet.data.scanning import ScannedFile, scan_files, scanner_version
+from keras_resnet.data.splits import FileSplit, hold_out, require_examples
 from keras_resnet.errors import UserError
 
 _SHOWN_BAD_FILES = 20
 _STATISTICS_FILES = 2000
-_TURNED = range(2, 9)  # EXIF orientations other than upright
-
-
-@dataclass(frozen=True)
-class ScannedFile:
-    """What the scan found out about one file; `problem` says what is wrong with it, if anything is."""
-
-    height: int = 0
-    width: int = 0
-    decoder: int = DECODER_TENSORFLOW
-    length: int = 0
-    digest: str = ""
-    problem: str | None = None
+_SHOWN_SCAN = 2000  # files from which on a bar is shown
+_INDEX = "scan"
 
 
 def load_folder(path: str, *, image_size: int | None = None, bad_images: str = "stop", name: str) -> DatasetSpec:
@@ -97,7 +73,7 @@ def load_folder(path: str, *, image_size: int | None = None, bad_images: str = "
             paths += classes[label]
             numbers += [number] * len(classes[label])
             splits += [split] * len(classes[label])
-    scanned = scan_files(paths)
+    scanned = _scan(root, paths)
     bad = [index for index, file in enumerate(scanned) if file.problem]
     if bad and bad_images == "stop":
         raise UserError(_bad_files_message(root, [(paths[index], scanned[index].problem) for index in bad]))
@@ -159,131 +135,35 @@ def load_folder(path: str, *, image_size: int | None = None, bad_images: str = "
     )
 
 
-def scan_files(paths: Sequence[str]) -> list[ScannedFile]:
-    """Reads and decodes every file once, in threads (Pillow and hashlib work outside of Python's lock).
-
-    Args:
-        paths: Image files.
-
-    Returns:
-        One result per file, in the same order. Nothing is raised for a broken file: its `problem` is set.
-    """
-    with ThreadPoolExecutor(min(32, os.cpu_count() or 1)) as pool:
-        return list(pool.map(_scan_file, paths, chunksize=64))
+def forget_scan(dataset: str) -> None:
+    """Has the next start scan every file of a data set "folder:PATH" anew; other data sets have no scan."""
+    kind, _, path = dataset.partition(":")
+    if kind == "folder" and path:
+        forget(_INDEX, Path(path).expanduser())
 
 
-@contextlib.contextmanager
-def named_unreadable_files(*splits: Split) -> Iterator[None]:
-    """Names the file where a reading pipeline meets one that was damaged after the scan.
-
-    Args:
-        *splits: What is read inside.
-
-    Raises:
-        UserError: A file of the splits cannot be read any more, in place of TensorFlow's error, which names none.
-    """
-    if not has_tensorflow():  # Pillow names the file by itself
-        yield
-        return
-    import tensorflow as tf
-
-    try:
-        yield
-    except (tf.errors.InvalidArgumentError, tf.errors.NotFoundError, tf.errors.UnknownError):
-        for split in splits:
-            paths = split.paths if isinstance(split, FileSplit) else ()
-            for path, file in zip(paths, scan_files(paths), strict=True):
-                if file.problem:
-                    raise UserError(
-                        f"{path} {file.problem}. It was damaged or removed after the folder was checked. Replace it, "
-                        "and run the command again."
-                    ) from None
-        raise
-
-
-def _scan_file(path: str) -> ScannedFile:
-    try:
-        contents = read_file(path)
-    except OSError as error:
-        return ScannedFile(problem=f"cannot be read: {error.strerror or error}")
-    if not contents:
-        return ScannedFile(problem="is empty")
-    try:
-        with Image.open(io.BytesIO(contents), formats=FORMATS) as image:
-            width, height = image.size
-            container = image.format
-            turned = 1
-            is_jpeg = container in ("JPEG", "MPO")
-            if is_jpeg and b"Exif" in contents[: 1 << 17]:
-                turned = image.getexif().get(0x0112, 1)
-            decoder = _decoder(contents, container, turned)
-            # An eighth of the size: every byte of a JPEG is read, few pixels are computed.
-            if is_jpeg and decoder != DECODER_PILLOW:
-                _check_jpeg(contents)
-            else:
-                image.draft(None, (1, 1))
-                image.load()
-    except UnidentifiedImageError:
-        return ScannedFile(problem="is not an image")
-    except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error, …
-        return ScannedFile(problem=f"is not a complete image: {_first_line(error)}")
-    if turned in range(5, 9):
-        height, width = width, height
-    if decoder == DECODER_TENSORFLOW and not is_jpeg:
-        import tensorflow as tf
-
-        try:
-            if tuple(_decoding()(contents).shape[:2]) != (height, width):
-                return ScannedFile(problem="is damaged: its decoders disagree about its size")
-        except tf.errors.OpError as error:
-            return ScannedFile(problem=f"is not a complete image: {_first_line(error)}")
-    return ScannedFile(
-        height,
-        width,
-        decoder,
-        len(contents),
-        hashlib.sha256(contents).hexdigest(),
-    )
-
-
-def _check_jpeg(contents: bytes) -> None:
-    """Has TensorFlow read every byte of a JPEG file; raises its error where it cannot."""
-    import tensorflow as tf
-
-    tf.raw_ops.DecodeJpeg(contents=contents, channels=3, ratio=8, dct_method="INTEGER_ACCURATE")
-
-
-@functools.cache
-def _decoding() -> Callable[[bytes], Any]:
-    """`decode_image` for colour, compiled once."""
-    import tensorflow as tf
-
-    from keras_resnet.data.decoding import decode_image
-
-    return tf.function(lambda contents: decode_image(contents, 3), input_signature=[tf.TensorSpec([], tf.string)])
-
-
-def _first_line(error: Exception) -> str:
-    # TensorFlow's messages end in the operator that raised them.
-    return str(getattr(error, "message", error)).partition("\n")[0].partition(" [Op:")[0][:200]
-
-
-def _decoder(contents: bytes, container: str | None, turned: int) -> int:
-    if not has_tensorflow():
-        return DECODER_PILLOW
-    from keras_resnet.data.decoding import tensorflow_reads_orientation
-
-    if container in ("JPEG", "MPO") and turned not in _TURNED:
-        return DECODER_JPEG
-    if container in ("JPEG", "MPO"):
-        return DECODER_TENSORFLOW if tensorflow_reads_orientation(contents) else DECODER_PILLOW
-    if container == "BMP":
-        bits_per_pixel = int.from_bytes(contents[28:30], "little")
-        compression = int.from_bytes(contents[30:34], "little")
-        return DECODER_TENSORFLOW if bits_per_pixel in (8, 24, 32) and compression == 0 else DECODER_PILLOW
-    if container == "WEBP" and contents[12:16] == b"VP8X" and contents[20] & 2:
-        return DECODER_PILLOW  # animated, which `decode_image` refuses
-    return DECODER_TENSORFLOW if container in ("PNG", "GIF", "WEBP") else DECODER_PILLOW
+def _scan(root: Path, paths: Sequence[str]) -> list[ScannedFile]:
+    """Scans the files that are not in the index as they are now; the others are known."""
+    index = FileIndex(_INDEX, root, scanner_version())
+    stamps, looked = looked_at(paths)
+    found: list[ScannedFile | None] = []
+    for path, stamp in zip(paths, stamps, strict=True):
+        row = index.find(path, stamp)
+        found.append(None if row is None else ScannedFile(*row))
+    changed = [number for number, file in enumerate(found) if file is None]
+    fresh = scan_files([paths[number] for number in changed], show=len(changed) >= _SHOWN_SCAN)
+    for number, file in zip(changed, fresh, strict=True):
+        found[number] = file
+    scanned = [file for file in found if file is not None]
+    if changed or len(index) != len(paths):
+        # Unreadable files are left out: they are looked at again each time.
+        rows = {
+            path: (stamp, dataclasses.astuple(file)[:-1])
+            for path, stamp, file in zip(paths, stamps, scanned, strict=True)
+            if file.problem is None
+        }
+        index.save(rows, looked)
+    return scanned
 
 
 def _list_splits(root: Path) -> dict[str, dict[str, list[str]]]:
@@ -368,8 +248,9 @@ def _sampled_statistics(split: FileSplit) -> tuple[tuple[float, ...], tuple[floa
 
 def _fingerprint(root: Path, paths: Sequence[str], scanned: Sequence[ScannedFile]) -> str:
     """Of relative names, lengths and contents of the readable files: equal for a copy elsewhere."""
+    above = len(os.path.join(root, ""))
     rows = sorted(
-        f"{Path(path).relative_to(root).as_posix()}\0{file.length}\0{file.digest}"
+        f"{path[above:].replace(os.sep, '/')}\0{file.length}\0{file.digest}"
         for path, file in zip(paths, scanned, strict=True)
         if file.problem is None
     )

@@ -18,7 +18,15 @@ from keras_resnet.data.decoding import Choice, cut_out, decode_image, decode_jpe
 from keras_resnet.data.images import decode_with_pillow, read_image
 from keras_resnet.data.order import RECORDS, draw_seeds, permutation
 from keras_resnet.data.preprocessing import Preprocessing
-from keras_resnet.data.splits import DECODER_JPEG, DECODER_PILLOW, ArraySplit, FileSplit, Split, StreamSplit
+from keras_resnet.data.splits import (
+    DECODER_JPEG,
+    DECODER_PILLOW,
+    ArraySplit,
+    FileSplit,
+    RecordSplit,
+    Split,
+    StreamSplit,
+)
 from keras_resnet.data.transforms import resize_image
 from keras_resnet.errors import UserError
 
@@ -181,7 +189,9 @@ def parallel_map(dataset: tf.data.Dataset, function: Callable[..., Any]) -> tf.d
     return dataset.map(function, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
 
 
-def _memory_reader(split: ArraySplit | FileSplit, pixels: tf.Tensor, channels: int) -> Callable[[tf.Tensor], tf.Tensor]:
+def _memory_reader(
+    split: ArraySplit | FileSplit | RecordSplit, pixels: tf.Tensor, channels: int
+) -> Callable[[tf.Tensor], tf.Tensor]:
     """Position → uint8 image; many positions at once where all images have one size."""
     if pixels.shape.rank == 4:
         return lambda position: tf.gather(pixels, position)
@@ -197,34 +207,48 @@ def _memory_reader(split: ArraySplit | FileSplit, pixels: tf.Tensor, channels: i
     return unflatten
 
 
-def _file_reader(split: FileSplit, channels: int) -> Callable[[tf.Tensor], tf.Tensor]:
-    paths, decoders = _on_host(np.array(split.paths)), _on_host(split.decoders)
-
-    def with_tensorflow(path: tf.Tensor) -> tf.Tensor:
-        return decode_image(tf.io.read_file(path), channels)
-
-    def with_pillow(path: tf.Tensor) -> tf.Tensor:
-        image = tf.numpy_function(lambda name: read_image(name.decode(), channels), [path], tf.uint8)
-        return tf.ensure_shape(image, [None, None, channels])
+def _encoded_reader(split: FileSplit | RecordSplit) -> Callable[[tf.Tensor], tf.Tensor]:
+    """Position → the bytes of the encoded image, a scalar string."""
+    if isinstance(split, FileSplit):
+        paths = _on_host(np.array(split.paths))
+        return lambda position: tf.io.read_file(tf.gather(paths, position))
 
     def read(position: tf.Tensor) -> tf.Tensor:
-        path = tf.gather(paths, position)
-        if (split.decoders == DECODER_JPEG).all():
-            return decode_jpeg(tf.io.read_file(path), channels)
-        if (split.decoders != DECODER_PILLOW).all():
-            return with_tensorflow(path)
-        needs_pillow = tf.equal(tf.gather(decoders, position), DECODER_PILLOW)
-        return tf.cond(needs_pillow, lambda: with_pillow(path), lambda: with_tensorflow(path))
+        contents = tf.numpy_function(lambda number: split.read(int(number)), [position], tf.string)
+        return tf.ensure_shape(contents, [])
 
     return read
 
 
-def _read_part(split: FileSplit, channels: int, position: tf.Tensor, choose: Choice) -> tf.Tensor:
+def _file_reader(split: FileSplit | RecordSplit, channels: int) -> Callable[[tf.Tensor], tf.Tensor]:
+    encoded, decoders = _encoded_reader(split), _on_host(split.decoders)
+
+    def pixels(position: np.ndarray) -> np.ndarray:
+        number = int(position)
+        if isinstance(split, FileSplit):
+            return read_image(split.paths[number], channels)
+        return decode_with_pillow(split.read(number), channels, name=split.name(number))
+
+    def with_pillow(position: tf.Tensor) -> tf.Tensor:
+        return tf.ensure_shape(tf.numpy_function(pixels, [position], tf.uint8), [None, None, channels])
+
+    def read(position: tf.Tensor) -> tf.Tensor:
+        if (split.decoders == DECODER_JPEG).all():
+            return decode_jpeg(encoded(position), channels)
+        if (split.decoders != DECODER_PILLOW).all():
+            return decode_image(encoded(position), channels)
+        needs_pillow = tf.equal(tf.gather(decoders, position), DECODER_PILLOW)
+        return tf.cond(needs_pillow, lambda: with_pillow(position), lambda: decode_image(encoded(position), channels))
+
+    return read
+
+
+def _read_part(split: FileSplit | RecordSplit, channels: int, position: tf.Tensor, choose: Choice) -> tf.Tensor:
     """The rectangle of an image in a file, of which an upright JPEG file has no more decoded."""
-    path = tf.gather(_on_host(np.array(split.paths)), position)
+    encoded = _encoded_reader(split)
 
     def jpeg() -> tf.Tensor:
-        return decode_jpeg_part(tf.io.read_file(path), channels, choose)
+        return decode_jpeg_part(encoded(position), channels, choose)
 
     is_jpeg = split.decoders == DECODER_JPEG
     if is_jpeg.all():
@@ -278,9 +302,9 @@ _kept: "weakref.WeakKeyDictionary[Split, dict[int, tf.Tensor]]" = weakref.WeakKe
 _kept_lock = threading.Lock()
 
 
-def _pixels(split: ArraySplit | FileSplit, channels: int, *, keep: bool) -> tf.Tensor | None:
+def _pixels(split: ArraySplit | FileSplit | RecordSplit, channels: int, *, keep: bool) -> tf.Tensor | None:
     """All pixels of a split: uint8 [N, h, w, c] for one size, flat for several; None where they would not fit."""
-    is_files = isinstance(split, FileSplit)
+    is_files = not isinstance(split, ArraySplit)
     key = channels if is_files else 0  # arrays keep their own channels until `resize_image`
     with _kept_lock:
         held = _kept.get(split, {})
@@ -298,7 +322,7 @@ def _pixels(split: ArraySplit | FileSplit, channels: int, *, keep: bool) -> tf.T
         return pixels
 
 
-def _decode_all(split: FileSplit, channels: int, needed: int) -> np.ndarray:
+def _decode_all(split: FileSplit | RecordSplit, channels: int, needed: int) -> np.ndarray:
     images = parallel_map(tf.data.Dataset.range(len(split)), _file_reader(split, channels))
     flat = np.empty(needed, np.uint8)
     one_size = (split.sizes == split.sizes[0]).all()

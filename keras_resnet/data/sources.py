@@ -4,6 +4,7 @@
     shapes[:KEY=VALUE,…]    drawn shapes with the object's mask (see `shapes`)
     folder:PATH             an image folder (see `folder`)
     tfds:NAME               a prepared data set of TensorFlow Datasets (see `tfds_source`)
+    records:PATH            what `python -m keras_resnet pack` wrote, also at gs://…, https://… (see `records`)
     npz:PATH                NumPy arrays x_train, y_train, x_test, y_test, for `DatasetSpec.from_arrays`
 
 Importing this module imports no TensorFlow, so that a wrong name is answered at once.
@@ -194,6 +195,12 @@ def _load_tfds(argument: str, *, name: str, data_dir: str | None, image_size: in
     return load_tfds(argument, data_dir=data_dir, image_size=image_size, name=name)
 
 
+def _load_records(argument: str, *, name: str, image_size: int | None, **_: Any) -> DatasetSpec:
+    from keras_resnet.data.records import load_records
+
+    return load_records(argument, image_size=image_size, name=name)
+
+
 def _load_npz(argument: str, *, name: str, image_size: int | None, **_: Any) -> DatasetSpec:
     path = os.path.expanduser(argument)
     needed = ("x_train", "y_train", "x_test", "y_test")
@@ -253,5 +260,6 @@ SOURCES: dict[str, DataSource] = {
     ),
     "folder": DataSource(_load_folder, "folder:PATH", "an image folder, one folder per class", argument="required"),
     "tfds": DataSource(_load_tfds, "tfds:NAME", "a prepared data set of TensorFlow Datasets", argument="required"),
+    "records": DataSource(_load_records, "records:PATH", "packed record files, local or remote", argument="required"),
     "npz": DataSource(_load_npz, "npz:PATH", "arrays x_train, y_train, x_test, y_test", argument="required"),
 }

@@ -4,12 +4,14 @@ This module imports neither TensorFlow nor Pillow.
 """
 
 import functools
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 
+from keras_resnet.data.ranges import RangeFile
 from keras_resnet.errors import UserError
 
 # How a file is decoded (FileSplit.decoders).
@@ -95,10 +97,87 @@ class StreamSplit:
         return self.read_labels(self)
 
 
-Split = ArraySplit | FileSplit | StreamSplit
+@dataclass(frozen=True, eq=False)
+class RecordSplit:
+    """Examples in packed record files (see `records`), any of which can be read on its own.
+
+    Attributes:
+        shards: The record files.
+        places: int64 [N, 4]: number of the shard, first byte, length and CRC-32 of the encoded image.
+        labels: int32 [N].
+        sizes: int32 [N, 2], height and width of the upright image.
+        decoders: uint8 [N], as those of a `FileSplit`.
+    """
+
+    shards: tuple[RangeFile, ...]
+    places: np.ndarray
+    labels: np.ndarray
+    sizes: np.ndarray
+    decoders: np.ndarray
+    masks: ClassVar[None] = None
+    mark_masks: ClassVar[None] = None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def part(self, chosen: np.ndarray) -> "RecordSplit":
+        """Returns the examples at some positions, int [n]."""
+        rows = (array[chosen] for array in (self.places, self.labels, self.sizes, self.decoders))
+        return RecordSplit(self.shards, *rows)
+
+    def name(self, position: int) -> str:
+        """What an error calls an example."""
+        shard, start = self.places[position, :2]
+        return f"the image at byte {start:,} of {self.shards[shard].path}"
+
+    def read(self, position: int) -> bytes:
+        """Returns an image as it is encoded.
+
+        Raises:
+            UserError: It cannot be read, or is not what was packed.
+        """
+        shard, start, length, checksum = self.places[position].tolist()
+        try:
+            contents = self.shards[shard].read(start, length)
+        except OSError as error:
+            raise UserError(f"Cannot read {self.name(position)}: {error.strerror or error}. Try again.") from None
+        if zlib.crc32(contents) != checksum:
+            raise UserError(
+                f"An image must be the one that was packed, {self.name(position)} is not: the file was changed or "
+                "damaged. Copy or pack it again."
+            )
+        return contents
 
 
-def joined(first: Split, second: Split) -> ArraySplit | FileSplit:
+Split = ArraySplit | FileSplit | RecordSplit | StreamSplit
+
+
+def worker_rows(batch_size: int, worker: int, workers: int) -> slice:
+    """Names the rows of every global batch that one of several workers takes.
+
+    Order and batches are functions of (seed, epoch) alone, equal on all workers; so together they see every example of
+    a batch once.
+
+    Args:
+        batch_size: Examples of a global batch; the workers share it evenly.
+        worker: Number of the worker, from 0.
+        workers: How many there are.
+
+    Raises:
+        UserError: There is no such worker, or the batch cannot be shared evenly.
+    """
+    check_batch_size(batch_size)
+    if not 0 <= worker < workers:
+        raise UserError(f"The number of a worker must lie in 0..{workers - 1}, got {worker}.")
+    if batch_size % workers:
+        raise UserError(
+            f"Workers share a batch evenly, {batch_size} cannot be divided by {workers}. Choose a multiple of it."
+        )
+    share = batch_size // workers
+    return slice(worker * share, (worker + 1) * share)
+
+
+def joined(first: Split, second: Split) -> ArraySplit | FileSplit | RecordSplit:
     """Returns the examples of two splits of one data set, one behind the other.
 
     Raises:
@@ -110,7 +189,12 @@ def joined(first: Split, second: Split) -> ArraySplit | FileSplit:
     if isinstance(first, FileSplit) and isinstance(second, FileSplit):
         arrays = (np.concatenate([getattr(first, n), getattr(second, n)]) for n in ("labels", "sizes", "decoders"))
         return FileSplit(first.paths + second.paths, *arrays)
-    raise UserError("Record files are read in a stream, which cannot be cut. Leave validation out.")
+    if isinstance(first, RecordSplit) and isinstance(second, RecordSplit):
+        moved = second.places + np.array([len(first.shards), 0, 0, 0])
+        names = ("labels", "sizes", "decoders")
+        arrays = (np.concatenate([getattr(first, name), getattr(second, name)]) for name in names)
+        return RecordSplit(first.shards + second.shards, np.concatenate([first.places, moved]), *arrays)
+    raise UserError("Record files are read in a stream, which cannot be cut. Leave validation out, or pack them first.")
 
 
 def hold_out(labels: np.ndarray, fraction: float) -> tuple[np.ndarray, np.ndarray]:

@@ -14,8 +14,8 @@ from keras_resnet.archives import megabytes
 from keras_resnet.diagnosis.findings import NOTE, OK, PROBLEM, Finding
 from keras_resnet.diagnosis.requirements import Requirements
 from keras_resnet.errors import UserError
+from keras_resnet.filesystem import CACHE_VARIABLE, cache_directory
 from keras_resnet.storage import check_could_write
-from keras_resnet.weights.download import CACHE_VARIABLE, cache_directory
 
 # What `training.setup.disk_needs` asks for: the default network, and ResNet-50.
 NEEDED_BYTES = 25_000_000

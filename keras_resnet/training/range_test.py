@@ -15,7 +15,7 @@ import keras
 import numpy as np
 
 from keras_resnet.backends import require_backend
-from keras_resnet.data.folder import named_unreadable_files
+from keras_resnet.data.scanning import named_unreadable_files
 from keras_resnet.distribution import create_strategy
 from keras_resnet.errors import UserError
 from keras_resnet.models.registry import get_config

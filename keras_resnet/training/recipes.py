@@ -23,7 +23,7 @@ def _setting(default: Any, help: str, **rules: Any) -> Any:
 class Recipe:
     """The settings of a training run; each field's meaning is its help text in `train.py --help`."""
 
-    dataset: str = _setting("digits", "data set: digits, shapes, folder:PATH, tfds:NAME or npz:PATH")
+    dataset: str = _setting("digits", "data set: digits, shapes, folder:PATH, records:PATH, tfds:NAME or npz:PATH")
     data_dir: str | None = _setting(None, "where TensorFlow Datasets keeps its data", kind=str)
     bad_images: str = _setting("stop", "what to do about images that cannot be read", choices=BAD_IMAGES)
     image_size: int | None = _setting(

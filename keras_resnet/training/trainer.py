@@ -16,7 +16,7 @@ import keras
 from keras_resnet.artifact import artifact_of
 from keras_resnet.backends import TENSORFLOW, backend, has_tensorflow, require_backend
 from keras_resnet.data.feeding import evaluation_batches
-from keras_resnet.data.folder import named_unreadable_files
+from keras_resnet.data.scanning import named_unreadable_files
 from keras_resnet.distribution import create_strategy, is_chief
 from keras_resnet.evaluation import Evaluation, evaluate_model, evaluate_predictions, predict_split
 from keras_resnet.export.formats import SAVED_MODEL_VERSION

@@ -16,7 +16,7 @@ import numpy as np
 
 from keras_resnet.backends import TENSORFLOW, backend, require_backend
 from keras_resnet.data.feeding import evaluation_batches
-from keras_resnet.data.folder import named_unreadable_files
+from keras_resnet.data.scanning import named_unreadable_files
 from keras_resnet.distribution import create_strategy, peak_gpu_memory
 from keras_resnet.models.complexity import Complexity, complexity
 from keras_resnet.models.config_files import network_name

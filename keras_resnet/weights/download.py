@@ -2,25 +2,18 @@
 
 import hashlib
 import http.client
-import os
 import urllib.error
 import urllib.request
 from pathlib import Path
 
 from keras_resnet.errors import UserError
+from keras_resnet.filesystem import cache_directory
 from keras_resnet.progress import ProgressBar
 from keras_resnet.storage import atomic_file
 from keras_resnet.weights.catalog import PublishedWeights
 
-CACHE_VARIABLE = "KERAS_RESNET_CACHE"
 TIMEOUT_S = 30
 CHUNK_BYTES = 1 << 20
-
-
-def cache_directory() -> Path:
-    """Where downloaded weights are kept: $KERAS_RESNET_CACHE, or ~/.cache/keras_resnet."""
-    chosen = os.environ.get(CACHE_VARIABLE)
-    return Path(chosen) if chosen else Path.home() / ".cache" / "keras_resnet"
 
 
 def fetch(weights: PublishedWeights) -> Path:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from keras_resnet.data import array_batches, batches, folder, reading
+from keras_resnet.data import array_batches, batches, folder, reading, scanning
 from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.data.sources import load_source
 from keras_resnet.data.splits import DECODER_PILLOW, FileSplit
@@ -88,7 +88,7 @@ def test_single_examples_are_those_of_tf_data(sources, photographs):
 
 def test_a_folder_scanned_by_pillow_alone_is_the_same_data_set(photographs, monkeypatch):
     expected = folder.load_folder(str(photographs), image_size=16, name="f")
-    monkeypatch.setattr(folder, "has_tensorflow", lambda: False)
+    monkeypatch.setattr(scanning, "has_tensorflow", lambda: False)
     found = folder.load_folder(str(photographs), image_size=16, name="f")
     assert found.fingerprint == expected.fingerprint
     assert set(found.train.decoders) == {DECODER_PILLOW}

@@ -12,10 +12,10 @@ from PIL import Image
 from keras_resnet.data import reading
 from keras_resnet.data.batches import evaluation_batches, steps_per_epoch, training_batches
 from keras_resnet.data.dataset import DatasetSpec
-from keras_resnet.data.folder import scan_files
 from keras_resnet.data.images import read_image
 from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.data.reading import examples_at, sample_images
+from keras_resnet.data.scanning import scan_files
 from keras_resnet.data.splits import DECODER_JPEG, DECODER_PILLOW, DECODER_TENSORFLOW, ArraySplit, FileSplit
 from keras_resnet.data.transforms import preprocess
 from keras_resnet.errors import UserError

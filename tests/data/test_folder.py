@@ -15,8 +15,8 @@ from PIL import Image
 from keras_resnet.data.batches import evaluation_batches
 from keras_resnet.data.dataset import IMAGENET_MEAN, channel_statistics
 from keras_resnet.data.decoding import decode_image, decode_jpeg
-from keras_resnet.data.folder import named_unreadable_files, scan_files
 from keras_resnet.data.images import read_image
+from keras_resnet.data.scanning import named_unreadable_files, scan_files
 from keras_resnet.data.sources import load_source
 from keras_resnet.data.splits import DECODER_JPEG, DECODER_PILLOW, DECODER_TENSORFLOW
 from keras_resnet.errors import UserError
