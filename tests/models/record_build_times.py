@@ -1,9 +1,9 @@
 """Writes results/build_times.csv: how long every row of the table takes to build, a layer, beside keras.applications.
 
-Run from the project's root: `PYTHONPATH=. python tests/models/record_build_times.py [--largest MILLIONS]`. Takes about a
-quarter of an hour; run again it goes on where it stopped. keras.applications' ResNet50 is built before each row, and
-both count by processor time, so that what else the machine does falls on both. Drawing the weights is part of it, which
-is most of it for wide networks: the column `weightless_ratio` is without.
+Run from the project's root: `PYTHONPATH=. python tests/models/record_build_times.py [--largest MILLIONS]`. Takes about
+a quarter of an hour; run again it goes on where it stopped. keras.applications' ResNet50 is built before each row, and
+both count by processor time, so that what else the machine does falls on both. Drawing the weights is part of it, and
+most of it for wide networks: the column `weightless_ratio` is without.
 """
 
 import argparse
