@@ -152,4 +152,5 @@ def _application(function: str, model: str) -> Application:
 
 
 globals().update({function: _application(function, model) for function, model in FUNCTIONS.items()})
-__all__ = ["FUNCTIONS", "create_model", *FUNCTIONS]
+__all__ = ["FUNCTIONS", "create_model"]
+__all__.extend(FUNCTIONS)  # in a way that documentation tools, which read the source, leave alone

@@ -72,7 +72,8 @@ def test_the_source_distribution_holds_what_it_takes_to_build_and_no_tests_or_re
     own = {name for name in sdist if not name.startswith("keras_resnet.egg-info/")}
     assert package_files() == {name for name in own if name.startswith("keras_resnet/")}
     others = {name for name in own if not name.startswith(("keras_resnet/", "docs/"))}
-    root = {path.name for path in ROOT.iterdir() if path.suffix in (".py", ".md", ".txt", ".cff", ".toml", ".in")}
+    suffixes = (".py", ".md", ".txt", ".cff", ".toml", ".in", ".yml")
+    root = {path.name for path in ROOT.iterdir() if path.suffix in suffixes}
     assert others == root | {"LICENSE", "PKG-INFO", "setup.cfg"}
     assert {"docs/architecture.md", "docs/heatmaps.png"} <= own
     assert not any(name.endswith((".csv", ".pyc")) for name in own)
@@ -86,7 +87,7 @@ def test_the_metadata_says_what_the_project_file_says(wheel):
     assert metadata["Version"] == project["version"] == __version__
     assert metadata["License-Expression"] == "Apache-2.0"
     assert f"{NAME}.dist-info/licenses/LICENSE" in wheel
-    assert set(metadata.get_all("Provides-Extra")) == {"torch", "onnx", "openvino", "litert", "jax", "serve"}
+    assert set(metadata.get_all("Provides-Extra")) == {"torch", "onnx", "openvino", "litert", "jax", "serve", "docs"}
     required = [text for text in metadata.get_all("Requires-Dist") if "extra ==" not in text]
     lines = (ROOT / "requirements.txt").read_text().splitlines()
     assert len(required) == sum(bool(line) and not line.startswith("#") for line in lines)
