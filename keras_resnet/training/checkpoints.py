@@ -133,6 +133,7 @@ def restore_newest(
     model: keras.Model,
     optimizer: keras.optimizers.Optimizer,
     *,
+    writes: bool = True,
     report: Callable[[str], None] = print,
 ) -> TrainingState:
     """Restores the newest checkpoint that is whole.
@@ -141,7 +142,8 @@ def restore_newest(
         directory: The folder of checkpoints; it may be missing or empty.
         model: The network.
         optimizer: Its optimizer, built.
-        report: Told about each damaged file that is passed over; it is removed.
+        writes: Whether this process removes damaged files; of several workers the chief alone does.
+        report: Told about each damaged file that is passed over.
 
     Returns:
         How far the training was; `TrainingState()` when nothing could be restored.
@@ -154,7 +156,8 @@ def restore_newest(
             if "damaged" not in str(error):
                 raise
             report(f"{error} Going back to the one before it.")
-            path.unlink()
+            if writes:
+                path.unlink()
             continue
         return _with_a_best_that_exists(directory, state, report)
     return TrainingState()

@@ -121,7 +121,7 @@ def train(
         based_on=based_on,
     ):
         # Where it stopped
-        state = restore_newest(run.checkpoints, twin, twin.optimizer, report=report)
+        state = restore_newest(run.checkpoints, twin, twin.optimizer, writes=writes, report=report)
         report(
             f"{run.path}: {recipe.model} ({model.count_params():,} parameters) on {data.name}, "
             f"{len(data.train):,} training, {len(data.validation):,} validation, {len(data.test):,} test images"

@@ -73,6 +73,17 @@ def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(tmp_path, dama
         np.testing.assert_array_equal(got, want)
 
 
+def test_only_the_process_that_writes_removes_a_damaged_checkpoint(tmp_path):
+    model, optimizer = network()
+    save_checkpoint(tmp_path, model, optimizer, TrainingState(epoch=1, best_epoch=1))
+    newest = checkpoint_path(tmp_path, 2)
+    newest.write_bytes(b"rubbish")
+    assert restore_newest(tmp_path, model, optimizer, writes=False).epoch == 1
+    assert newest.exists()
+    assert restore_newest(tmp_path, model, optimizer).epoch == 1
+    assert not newest.exists()
+
+
 def test_a_lost_best_checkpoint_is_counted_anew(tmp_path):
     model, optimizer = network()
     for epoch in range(1, 5):
