@@ -80,7 +80,11 @@ class RunDirectory:
 def default_name(recipe: Recipe) -> str:
     """Returns the name of a run that was given none: a folder or file of data is called by its own name."""
     source, _, argument = recipe.dataset.partition(":")
-    data = Path(argument).resolve().stem if source in ("folder", "npz") and argument else recipe.dataset
+    data = recipe.dataset
+    if source in ("folder", "npz") and argument:
+        data = Path(argument).resolve().stem
+    elif source == "records":  # its address may be a server's
+        data = argument.rstrip("/").rpartition("/")[2]
     return re.sub(r"[^\w.+-]+", "-", f"{data}-{network_name(recipe.model)}-seed{recipe.seed}")
 
 

@@ -1,5 +1,6 @@
 """Trainings of a network from a file: the run keeps the network, whatever becomes of the file."""
 
+import dataclasses
 import json
 
 import pytest
@@ -99,6 +100,8 @@ def test_runs_are_called_by_the_network_not_by_the_path(recipe, file):
     assert default_name(recipe) == "tiny-narrow-seed0"
     file.unlink()
     assert default_name(recipe) == "tiny-narrow-seed0"
+    for place in ("tiny", "/data/tiny/", "gs://bucket/tiny", "http://127.0.0.1:8000/tiny"):
+        assert default_name(dataclasses.replace(recipe, dataset=f"records:{place}")) == "tiny-narrow-seed0"
 
 
 def test_the_script_refuses_a_wrong_file_before_it_loads_tensorflow(file, tmp_path, capsys, monkeypatch):
