@@ -19,7 +19,7 @@ from keras_resnet.cli.recipes import settings_table
 from keras_resnet.errors import UserError
 from keras_resnet.models.config_files import network_name
 from keras_resnet.storage import append_row, check_could_write
-from keras_resnet.training.named_recipes import recipe_settings
+from keras_resnet.training.named_recipes import DEFAULT_RECIPE, recipe_settings
 from keras_resnet.training.recipe_files import load_settings, override
 from keras_resnet.training.recipes import Recipe, setting_kind
 from keras_resnet.training.runs import RunDirectory, default_name, find_network
@@ -141,7 +141,7 @@ def _train(arguments: argparse.Namespace, given: list[str]) -> int:
             return _train_seeds(recipe, arguments, given, places)
         from keras_resnet.training.trainer import train
 
-        result = train(recipe, **places, based_on=arguments.recipe or "quick")
+        result = train(recipe, **places, based_on=arguments.recipe or DEFAULT_RECIPE)
     except KeyboardInterrupt as interrupt:
         again = provenance.command("train.py", [flag for flag in given if flag != "--overwrite"])
         raise type(interrupt)(f"Interrupted. Run it again and it resumes: {again}") from None

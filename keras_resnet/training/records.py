@@ -11,7 +11,7 @@ from keras_resnet.backends import TENSORFLOW
 from keras_resnet.errors import UserError
 from keras_resnet.models.config_files import RUN_KEY, network_name
 from keras_resnet.storage import read_json
-from keras_resnet.training.named_recipes import RECIPES
+from keras_resnet.training.named_recipes import DEFAULT_RECIPE, RECIPES
 from keras_resnet.training.recipes import Recipe
 from keras_resnet.training.runs import RunDirectory, default_name
 
@@ -105,7 +105,7 @@ def read_record(path: str | os.PathLike[str]) -> RunRecord:
         # A setting that the run does not know is younger than it: it was trained as the default says.
         settings=Recipe().to_dict() | stored["settings"],
         network=stored.get(RUN_KEY) or {},
-        based_on=stored.get("based_on") or "quick",
+        based_on=stored.get("based_on") or DEFAULT_RECIPE,
         dataset=stored.get("dataset") or {},
         versions=stored.get("versions") or {},
         hardware=stored.get("hardware") or "",
@@ -125,7 +125,7 @@ def repeating_command(record: RunRecord) -> str:
     base, start = record.base, ["--recipe", record.based_on]
     if record.based_on not in RECIPES or None in _differences(record.settings, base).values():
         base, start = Recipe().to_dict(), []
-    elif record.based_on == "quick":
+    elif record.based_on == DEFAULT_RECIPE:
         start = []
     words = ["python", "train.py", *start]
     for name, value in _differences(record.settings, base).items():

@@ -35,6 +35,7 @@ from keras_resnet.models.config_files import (
 )
 from keras_resnet.models.registry import get_config
 from keras_resnet.storage import check_writable, is_unfinished, read_json, sweep, write_json, write_text
+from keras_resnet.training.named_recipes import DEFAULT_RECIPE
 from keras_resnet.training.recipes import Recipe
 
 
@@ -149,7 +150,7 @@ def open_run(
     needed_bytes: int,
     report: Callable[[str], None],
     writes: bool = True,
-    based_on: str = "quick",
+    based_on: str = DEFAULT_RECIPE,
 ) -> Iterator[None]:
     """Prepares a run directory and keeps other processes out of it.
 

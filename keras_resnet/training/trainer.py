@@ -30,6 +30,7 @@ from keras_resnet.training.checkpoints import (
     restore_newest,
 )
 from keras_resnet.training.fused_normalization import copy_weights
+from keras_resnet.training.named_recipes import DEFAULT_RECIPE
 from keras_resnet.training.recipes import Recipe
 from keras_resnet.training.report import report_if_possible
 from keras_resnet.training.runs import RunDirectory, check_run, default_name, find_network, open_run
@@ -68,7 +69,7 @@ def train(
     resume: bool = False,
     overwrite: bool = False,
     report: Callable[[str], None] = print,
-    based_on: str = "quick",
+    based_on: str = DEFAULT_RECIPE,
     report_page: bool = True,
     network: ResNetConfig | None = None,
 ) -> RunResult:
