@@ -34,7 +34,7 @@ def test_a_checkouts_requirements_are_those_of_its_files():
     needed = requirements(ROOT)
     assert needed.python == ">=3.11,<3.14"
     assert [str(row) for row in needed.base] == [str(Requirement(line)) for line in lines_of(ROOT / "requirements.txt")]
-    assert set(needed.extras) == {"torch", "onnx", "openvino", "litert", "jax", "serve"}
+    assert set(needed.extras) == {"torch", "onnx", "openvino", "litert", "jax", "serve", "docs"}
     assert [row.name for row in needed.extras["torch"]] == ["torch", "safetensors"]
     assert needed.commands[""] == "pip install -r requirements.txt"
     assert needed.commands["torch"] == "pip install -r requirements-torch.txt"
