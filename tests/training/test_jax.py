@@ -184,8 +184,8 @@ def test_the_same_recipe_learns_alike_on_both_backends(environment, tmp_path):
     places = {"runs": tmp_path / "tensorflow", "saved_models": tmp_path / "saved"}
     ours = train(recipe, name="r", report=lambda line: None, report_page=False, **places)
     curves = [[float(row["loss"]) for row in metrics(tmp_path / backend / "r")] for backend in ("jax", "tensorflow")]
-    # The weights begin elsewhere, as with another seed: a short training shows a mistake in the step, no finer thing. Its
-    # test accuracy is chance, because the statistics of the norms are still far from those of the weights.
+    # The weights begin elsewhere, as with another seed: a short training shows a mistake in the step, no finer thing.
+    # Its test accuracy is chance, because the statistics of the norms are still far from those of the weights.
     np.testing.assert_allclose(*curves, rtol=0.25)
     assert all(last < first for first, *_, last in curves)
     assert json.loads(done.stdout)["test"]["count"] == ours.test.count
