@@ -65,6 +65,17 @@ def answers_of(browser, paths):
     return found
 
 
+def choose_class(browser, target):
+    """Chooses a class by its index and waits until the page has explained it for the picture that is shown."""
+    browser.run(
+        "window.answers.length = 0; const c = document.querySelector('#class'); c.value = arguments[0];"
+        "c.dispatchEvent(new Event('change'))",
+        str(target),
+    )
+    (answer,) = browser.wait("return window.answers")
+    assert answer["target"] == target
+
+
 def answer_by_python(path, image, target):
     """What a .tflite file answers in Python: probabilities [classes], heat map [rows × columns], a step of each."""
     interpreter = Interpreter(str(path), num_threads=1)
@@ -102,13 +113,9 @@ def test_the_page_shows_what_it_should_at_any_width(width, browser, address, fil
 def test_answers_are_those_of_python_on_the_same_file(page, exported, files):
     """Twenty photographs, some of odd sizes, turned or grey; also for a class that is asked for."""
     preprocessing = Preprocessing.from_dict(json.loads((exported / "preprocessing.json").read_text()))
-    for target in (-1, 7):
-        page.run(
-            "const c = document.querySelector('#class'); c.value = arguments[0]; c.dispatchEvent(new Event('change'))",
-            str(target),
-        )
-        page.run("document.querySelector('#class').blur()")
-        chosen = files if target < 0 else files[:4]
+    for target, chosen in ((-1, files), (7, files[:4])):
+        if target >= 0:
+            choose_class(page, target)
         for (kind, path), answer in zip(chosen, answers_of(page, [path for _, path in chosen]), strict=True):
             assert answer["title"] == path.name
             image = np.asarray(resize_image(read_image(path), preprocessing))
@@ -153,6 +160,29 @@ def test_a_class_is_explained_as_soon_as_it_is_chosen(page, files):
     assert "class 9" in caption
     page.run("const o = document.querySelector('#opacity'); o.value = 20; o.dispatchEvent(new Event('input'))")
     assert page.run("return document.querySelector('.heat').style.opacity") == "0.2"
+
+
+def test_the_photograph_chosen_last_is_the_one_that_is_answered(page, files):
+    """However fast others and classes were chosen before it; and what is titled by a photograph is its answer."""
+    chosen = [files[place][1] for place in (2, 3, 0)]
+    alone = {answer["title"]: answer["files"]["float32"] for answer in answers_of(page, chosen)}
+    for last, target in ((0, 9), (1, 3), (2, 5), (0, 3)):
+        page.run(
+            """window.answers.length = 0;
+            const [target, last] = arguments, photos = [...document.querySelectorAll(".thumbnail")];
+            const classes = document.querySelector("#class");
+            for (const photo of photos) if (photo !== photos[last]) photo.click();
+            classes.value = target;
+            classes.dispatchEvent(new Event("change"));
+            photos[last].click();
+            setTimeout(() => classes.dispatchEvent(new Event("change")), 5);""",
+            str(target), last,
+        )  # fmt: skip
+        wanted = [chosen[last].name, target]
+        page.wait("const a = window.answers.at(-1); return a && a.title === arguments[0] && a.target === arguments[1]",
+                  *wanted)  # fmt: skip
+        for answer in page.run("return window.answers"):
+            assert answer["files"]["float32"]["probabilities"] == alone[answer["title"]]["probabilities"]
 
 
 def test_two_files_differ_where_the_page_says(page, files, labels):

@@ -9,7 +9,8 @@ manifest.colors = bytesOf(manifest.colors);
 
 const $ = (id) => document.getElementById(id);
 const photos = [];
-let current = null; // the photograph that is shown
+let current = null; // the photograph that was chosen last
+let seen = null; // the title of the picture that the worker has; null while another one is decoded
 let camera = null;
 let panels = [];
 let turn = 0; // of what was asked last: an older answer is not shown
@@ -125,11 +126,16 @@ async function load(file) {
 
 /** Shows a photograph and asks every chosen file about it. */
 async function show(photo) {
+  const before = seen;
+  seen = null;
   try {
     const { bitmap, background } = await decode(photo.file);
+    if (camera || photo !== current) return bitmap.close(); // another was chosen meanwhile
     await look(bitmap, background, photo.file.name || "pasted picture");
   } catch (error) {
     if (!(error instanceof UserError)) throw error;
+    if (photo !== current) return;
+    seen = before;
     warn(error.message);
   }
 }
@@ -142,17 +148,19 @@ async function look(bitmap, background, title) {
   $("answer").hidden = false;
   const names = shown.map((panel) => panel.name);
   const { preprocessing: settings } = manifest;
+  seen = title;
   const message = { task: "look", bitmap, background, settings, names, target: target() };
   const result = await answered(message, [bitmap]);
   if (result && mine === turn) render(result, title);
 }
 
-/** Asks once more about the same picture, for another class. */
+/** Asks once more about the same picture, for another class. One that is still decoded is asked for that class anyway. */
 async function explain() {
-  if (camera || !current) return;
+  if (camera || seen === null) return;
   const mine = ++turn;
+  const title = seen;
   const result = await answered({ task: "explain", names: panels.map((panel) => panel.name), target: target() });
-  if (result && mine === turn) render(result, current.file.name);
+  if (result && mine === turn) render(result, title);
 }
 
 /** The worker's answer; nothing where it fails, which the page then says. */
