@@ -1,4 +1,5 @@
 import importlib
+import importlib.util
 import json
 import os
 import re
@@ -12,6 +13,10 @@ import pytest
 
 import keras_resnet  # noqa: F401
 
+if importlib.util.find_spec("triton"):
+    # PyTorch imports it with its first optimizer. Behind TensorFlow 2.21 that ends the process (triton 3.7.1: each brings
+    # its own LLVM); before it, it does no harm.
+    importlib.import_module("triton")
 # Behind the package, which chooses TensorFlow's kernels before Keras loads it: tests compute as the scripts do.
 keras = importlib.import_module("keras")
 
