@@ -80,24 +80,47 @@ def build_model(
     """
     config = get_config(config) if isinstance(config, str) else config
     with _in_a_sentence(config):
-        return _build(
-            config,
-            num_classes=num_classes,
-            input_shape=input_shape,
-            input_tensor=input_tensor,
-            include_top=include_top,
-            pooling=pooling,
-            classifier_activation=classifier_activation,
-            features_only=features_only,
-            output_stride=output_stride,
-            drop_rate=drop_rate,
-            inner_drop_rate=inner_drop_rate,
-            stochastic_depth_rate=stochastic_depth_rate,
-            norm=norm,
-            activation=activation,
-            last_gamma=last_gamma,
-            name=name,
-        )
+        changes = {"norm": norm, "activation": activation, "last_gamma": last_gamma}
+        config = config.replace(**{key: value for key, value in changes.items() if value is not None})
+        _check_activation(config.activation)
+        for label, rate in (
+            ("drop_rate", drop_rate),
+            ("inner_drop_rate", inner_drop_rate),
+            ("stochastic_depth_rate", stochastic_depth_rate),
+        ):
+            if not 0 <= rate < 1:
+                raise UserError(f"{label} is a probability from 0 up to but not 1, got {rate}.")
+        if output_stride not in OUTPUT_STRIDES:
+            raise UserError(f"output_stride must be 8, 16 or 32, got {output_stride}.")
+        num_classes = config.num_classes if num_classes is None else num_classes
+        if include_top and not features_only and num_classes < 1:
+            raise UserError(f"num_classes must be at least 1, got {num_classes}.")
+
+        inputs, x = _inputs(config, input_shape, input_tensor, output_stride)
+        x = stem(x, config)
+        block = pre_activation_block if config.activation_order == "pre" else post_activation_block
+        stage_outputs = []
+        for places in _stages(config, x.shape[-1], output_stride, stochastic_depth_rate, inner_drop_rate):
+            for place in places:
+                x = block(x, config, place)
+            stage_outputs.append(x)
+        name = name or config.name
+        if features_only:
+            return _model(inputs, stage_outputs, name)
+
+        if config.activation_order == "pre":
+            x = normalize(x, config, name="final_norm")
+            x = activate(x, config, name="final_act")
+        x = layers.Identity(name="features")(x)
+        if include_top:
+            x = _head(x, num_classes, drop_rate, classifier_activation)
+        elif pooling == "avg":
+            x = layers.GlobalAveragePooling2D(name="avg_pool", **NHWC)(x)
+        elif pooling == "max":
+            x = layers.GlobalMaxPooling2D(name="max_pool", **NHWC)(x)
+        elif pooling is not None:
+            raise unknown_name("pooling", pooling, ("avg", "max"))
+        return _model(inputs, x, name)
 
 
 @contextlib.contextmanager
@@ -112,68 +135,6 @@ def _in_a_sentence(config: ResNetConfig) -> Iterator[None]:
             raise
         reason = str(error).strip().splitlines()[0].rstrip(".")
         raise UserError(f"The network {config.name!r} cannot be built: {reason}. Change its fields.") from None
-
-
-def _build(
-    config: ResNetConfig,
-    *,
-    num_classes: int | None,
-    input_shape: tuple[int | None, int | None, int] | None,
-    input_tensor: Any,
-    include_top: bool,
-    pooling: str | None,
-    classifier_activation: str | None,
-    features_only: bool,
-    output_stride: int,
-    drop_rate: float,
-    inner_drop_rate: float,
-    stochastic_depth_rate: float,
-    norm: str | None,
-    activation: str | None,
-    last_gamma: str | None,
-    name: str | None,
-) -> keras.Model:
-    changes = {"norm": norm, "activation": activation, "last_gamma": last_gamma}
-    config = config.replace(**{key: value for key, value in changes.items() if value is not None})
-    _check_activation(config.activation)
-    for label, rate in (
-        ("drop_rate", drop_rate),
-        ("inner_drop_rate", inner_drop_rate),
-        ("stochastic_depth_rate", stochastic_depth_rate),
-    ):
-        if not 0 <= rate < 1:
-            raise UserError(f"{label} is a probability from 0 up to but not 1, got {rate}.")
-    if output_stride not in OUTPUT_STRIDES:
-        raise UserError(f"output_stride must be 8, 16 or 32, got {output_stride}.")
-    num_classes = config.num_classes if num_classes is None else num_classes
-    if include_top and not features_only and num_classes < 1:
-        raise UserError(f"num_classes must be at least 1, got {num_classes}.")
-
-    inputs, x = _inputs(config, input_shape, input_tensor, output_stride)
-    x = stem(x, config)
-    block = pre_activation_block if config.activation_order == "pre" else post_activation_block
-    stage_outputs = []
-    for places in _stages(config, x.shape[-1], output_stride, stochastic_depth_rate, inner_drop_rate):
-        for place in places:
-            x = block(x, config, place)
-        stage_outputs.append(x)
-    name = name or config.name
-    if features_only:
-        return _model(inputs, stage_outputs, name)
-
-    if config.activation_order == "pre":
-        x = normalize(x, config, name="final_norm")
-        x = activate(x, config, name="final_act")
-    x = layers.Identity(name="features")(x)
-    if include_top:
-        x = _head(x, num_classes, drop_rate, classifier_activation)
-    elif pooling == "avg":
-        x = layers.GlobalAveragePooling2D(name="avg_pool", **NHWC)(x)
-    elif pooling == "max":
-        x = layers.GlobalMaxPooling2D(name="max_pool", **NHWC)(x)
-    elif pooling is not None:
-        raise unknown_name("pooling", pooling, ("avg", "max"))
-    return _model(inputs, x, name)
 
 
 def _model(inputs, outputs, name: str) -> keras.Model:

@@ -17,7 +17,7 @@ class WeightStandardizedConv2D(layers.Conv2D):
     """A Conv2D that computes with its kernel brought to mean 0 and variance 1, each output channel by itself.
 
     The variable `kernel` holds the kernel as it is trained, so weights travel unchanged. Mean and variance are computed
-    in float32 under every precision policy, because `epsilon` is nothing in half precision.
+    in float32 at least under every precision policy, because `epsilon` is nothing in half precision.
 
     Args:
         filters: Output channels.
@@ -39,7 +39,7 @@ class WeightStandardizedConv2D(layers.Conv2D):
         return super().add_weight(*args, **options)
 
     def convolution_op(self, inputs, kernel):
-        kernel = keras.ops.cast(kernel, "float32")
+        kernel = keras.ops.cast(kernel, keras.backend.result_type(kernel.dtype, "float32"))
         kernel = kernel - keras.ops.mean(kernel, axis=(0, 1, 2), keepdims=True)
         variance = keras.ops.mean(keras.ops.square(kernel), axis=(0, 1, 2), keepdims=True)
         kernel = kernel * keras.ops.rsqrt(variance + self.epsilon)

@@ -1,7 +1,6 @@
 """Networks built for their shapes alone: variables that have names and shapes but no values, so no memory either."""
 
 import threading
-from collections.abc import Callable
 
 import keras
 
@@ -9,14 +8,11 @@ from keras_resnet.models.config import ResNetConfig
 from keras_resnet.models.resnet import build_model
 
 
-def build_weightless(
-    config: ResNetConfig | str, *, build: Callable[..., keras.Model] = build_model, **options
-) -> keras.Model:
+def build_weightless(config: ResNetConfig | str, **options) -> keras.Model:
     """Builds a network whose variables hold nothing, in a fraction of the time: to be counted, not to be called.
 
     Args:
         config: A registry name or a configuration.
-        build: What builds it, from the configuration and the options.
         **options: As for `build_model`.
 
     Returns:
@@ -32,7 +28,7 @@ def build_weightless(
         try:
             # Left to themselves, variables of a stateless scope are filled at its end.
             with keras.StatelessScope(initialize_variables=False):
-                found.append(build(config, **options))
+                found.append(build_model(config, **options))
         except BaseException as error:
             raised.append(error)
 

@@ -152,10 +152,10 @@ def test_a_changed_row_needs_another_name_than_the_tables(tmp_path):
 def test_what_keras_cannot_build_is_a_sentence(monkeypatch):
     from keras_resnet.models import resnet
 
-    def build(config, **options):
+    def stem(x, config):
         raise ValueError("The number of filters must be divisible\nby the number of groups.")
 
-    monkeypatch.setattr(resnet, "_build", build)
+    monkeypatch.setattr(resnet, "stem", stem)
     with pytest.raises(UserError, match=r"^The network 'own8' cannot be built: The number of filters"):
         resnet.build_model(REGISTRY["resnet8"].replace(name="own8"))
     with pytest.raises(ValueError, match="by the number") as error:  # a row of the table is our own mistake
