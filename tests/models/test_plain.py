@@ -1,4 +1,4 @@
-"""Plain networks, `shortcut="none"`: the same convolutions as a residual network's, and nothing that goes around them."""
+"""Plain networks, `shortcut="none"`: a residual network's convolutions, and nothing that goes around them."""
 
 import json
 
