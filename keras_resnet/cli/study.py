@@ -22,9 +22,9 @@ def build_parser() -> script.Parser:
     """Returns the parser of `study depth`."""
     parser = script.Parser(
         prog="keras-resnet study depth",
-        description="Trains plain and residual networks alike and measures errors by depth, the gradient of each layer, "
-        "what happens when single blocks are deleted, and the loss along a random direction. Writes a page with "
-        "figures. The same command again goes on where it stopped; more depths, kinds and seeds can be added.",
+        description="Trains plain and residual networks alike and measures errors by depth, the gradient of each "
+        "layer, what happens when single blocks are deleted, and the loss along a random direction. Writes a page "
+        "with figures. The same command again goes on where it stopped; more depths, kinds and seeds can be added.",
     )
     parser.add_argument("--dataset", default="digits", help="data set, as train.py takes it: digits, npz:PATH, …")
     parser.add_argument("--image-size", type=script.positive_int, metavar="N", help="side of the network input")
