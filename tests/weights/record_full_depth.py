@@ -2,10 +2,10 @@
 
 Run from the project's root where timm, torchvision and PyTorch are installed (see record_rows.py):
 `python tests/weights/record_full_depth.py [--largest MILLIONS]`. Takes about half an hour, from the smallest network to
-the largest; run again it goes on where it stopped. Weights and images are `named_tensors`. A row has the largest difference of a logit as a part of the
-largest logit, how far either network is from timm's in double precision, which tells what rounding alone does, and
-whether timm's state dict came back identical. Where the two differ by more than 1e-5, ours is compared in double
-precision too; our logits are float32 even then, so that 1e-7 is as near as they come.
+the largest; run again it goes on where it stopped. Weights and images are `named_tensors`. A row has the largest
+difference of a logit as a part of the largest logit, how far either network is from timm's in double precision, which
+tells what rounding alone does, and whether timm's state dict came back identical. Where the two differ by more than
+1e-5, ours is compared in double precision too; our logits are float32 even then, so that 1e-7 is as near as they come.
 """
 
 import argparse
