@@ -1,6 +1,7 @@
 """Networks built for their shapes alone: variables that have names and shapes but no values, so no memory either."""
 
 import threading
+from collections.abc import Callable
 
 import keras
 
@@ -21,6 +22,11 @@ def build_weightless(config: ResNetConfig | str, **options) -> keras.Model:
     Raises:
         UserError: As `build_model`.
     """
+    return without_values(lambda: build_model(config, **options))
+
+
+def without_values(build: Callable[[], keras.Model]) -> keras.Model:
+    """Returns the model that a function builds, its variables left without values; raises what the function raises."""
     found: list[keras.Model] = []
     raised: list[BaseException] = []
 
@@ -28,7 +34,7 @@ def build_weightless(config: ResNetConfig | str, **options) -> keras.Model:
         try:
             # Left to themselves, variables of a stateless scope are filled at its end.
             with keras.StatelessScope(initialize_variables=False):
-                found.append(build_model(config, **options))
+                found.append(build())
         except BaseException as error:
             raised.append(error)
 

@@ -2,7 +2,7 @@
 
 Run from the project's root where timm, torchvision and PyTorch are installed (see record_rows.py):
 `python tests/weights/record_full_depth.py [--largest MILLIONS]`. Takes about half an hour, from the smallest network to
-the largest; run again it goes on where it stopped. Weights and images are `named_tensors`. A row has the largest
+the largest; run again it goes on where it stopped. Weights and images are `named_tensors`, 64×64. A row has the largest
 difference of a logit as a part of the largest logit, how far either network is from timm's in double precision, which
 tells what rounding alone does, and whether timm's state dict came back identical. Where the two differ by more than
 1e-5, ours is compared in double precision too; our logits are float32 even then, so that 1e-7 is as near as they come.
@@ -24,7 +24,7 @@ sys.path[:0] = [str(Path(__file__).parent), str(ROOT)]
 
 import keras  # noqa: E402
 from named_tensors import images, tensor  # noqa: E402
-from record_rows import timm, timm_name  # noqa: E402
+from record_rows import SIZE, timm, timm_name  # noqa: E402
 
 from keras_resnet import provenance  # noqa: E402
 from keras_resnet.models.registry import REGISTRY  # noqa: E402
@@ -46,7 +46,7 @@ def compare(name: str) -> dict:
     }
     theirs.load_state_dict({key: torch.from_numpy(value) for key, value in state.items()})
     channels = REGISTRY[name].input_shape[-1]
-    pixels = images(channels)
+    pixels = images(channels, SIZE)
     batch = torch.from_numpy(pixels.transpose(0, 3, 1, 2).copy())
     with torch.inference_mode():
         expected = theirs(batch).numpy()
