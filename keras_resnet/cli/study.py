@@ -4,11 +4,16 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from keras_resnet import provenance
 from keras_resnet.cli import script
 from keras_resnet.cli.measuring import positive
+from keras_resnet.storage import write_text
 from keras_resnet.study.kinds import KINDS, check_networks
+
+if TYPE_CHECKING:
+    from keras_resnet.study.depth import StudyFolder
 
 STUDIES = {"depth": ("keras_resnet.cli.study:study_depth", "plain and residual networks, from 8 to 110 layers")}
 
@@ -74,8 +79,8 @@ def _study_depth(arguments: argparse.Namespace, given: list[str]) -> None:
         learning_rate=arguments.learning_rate,
     )
     left = [network for network in networks if not folder.file(network).is_file()]
+    command = provenance.command("-m", ["keras_resnet", "study", "depth", *given])
     if not arguments.dry_run:
-        command = provenance.command("-m", ["keras_resnet", "study", "depth", *given])
         try:
             left = run_study(
                 settings,
@@ -88,13 +93,27 @@ def _study_depth(arguments: argparse.Namespace, given: list[str]) -> None:
         except KeyboardInterrupt as interrupt:
             kept = f"Interrupted. Run it again: networks that {folder.path} has are not trained anew."
             raise type(interrupt)(kept) from None
-    rows = [found["row"] for found in folder.read(networks)]
+    found = folder.read(networks)
+    if found and not arguments.dry_run:
+        _write_page(folder, found, [network.name for network in left], command)
+    rows = [each["row"] for each in found]
     if arguments.json:
         print(json.dumps({"networks": rows, "left": [network.name for network in left], "output": arguments.output}))
         return
     _print_table(rows)
     if left:
         print(f"\n{len(left)} left: {', '.join(network.name for network in left)}. The same command goes on with them.")
+
+
+def _write_page(folder: "StudyFolder", found: list[dict], left: list[str], command: str) -> None:
+    from keras_resnet.study.page import draw_figures, study_page
+    from keras_resnet.training.figures import standalone
+
+    figures = draw_figures(found)
+    for figure in (figure for section in figures.values() for figure in section):
+        write_text(folder.path / "figures" / f"{figure.name}.svg", standalone(figure.svg))
+    write_text(folder.path / "study.html", study_page(found, left, figures, command))
+    print(f"{folder.path / 'study.html'} written.", file=sys.stderr)
 
 
 def _print_table(rows: list[dict]) -> None:

@@ -167,7 +167,8 @@ def run_study(
     """
     began = time.monotonic()
     strategy = create_strategy("auto")
-    folder.check(settings, load_splits(settings.recipe(0)).fingerprint)
+    fingerprint = load_splits(settings.recipe(0)).fingerprint
+    folder.check(settings, fingerprint)
     left = [network for network in sorted(set(networks)) if not folder.file(network).is_file()]
     progress = progress or ProgressBar(show=False)
     while left:
@@ -178,7 +179,7 @@ def run_study(
         keras.utils.clear_session()
         config = network_config(network.kind, network.depth)
         setup = prepare(settings.recipe(network.seed), strategy, config=config, report=lambda line: None)
-        folder.begin(settings, setup.data.fingerprint)
+        folder.begin(settings, fingerprint)
         found = _examine(setup, network, progress)
         first = {"dataset": settings.dataset, "image_size": setup.data.image_shape[0]}
         folder.keep(network, {**found, "row": {**first, **found["row"], **provenance()}})
