@@ -6,6 +6,7 @@ The demo's page alone runs scripts.
 import base64
 import functools
 import io
+import re
 from typing import Any
 
 import jinja2
@@ -18,6 +19,12 @@ SERIES = 8
 def render_page(template: str, **values: Any) -> str:
     """Fills a template of keras_resnet/templates. Text is escaped; what `jinja2` knows as `Markup` is taken as HTML."""
     return _environment().get_template(template).render(**values)
+
+
+def light_colors() -> dict[str, str]:
+    """Returns the shell's colours on white: CSS variable → "#rrggbb" or "#rgb"."""
+    shell, _, _ = _environment().loader.get_source(_environment(), "base.html.jinja")
+    return dict(re.findall(r"(--[\w-]+): (#[0-9a-f]+)", shell[: shell.index("@media")]))
 
 
 def embedded(picture: Image.Image, alternative: str) -> dict[str, Any]:

@@ -198,7 +198,7 @@ def namespace():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
-def test_blocks_run(page, place, tables, namespace, monkeypatch, one_core):
+def test_blocks_run(page, place, tables, namespace, monkeypatch, untimed):
     monkeypatch.chdir(place)
     for block in blocks(page):
         if block.reason or block.language in OTHER_LANGUAGES:
@@ -227,7 +227,7 @@ def test_there_is_something_to_run():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=name_of)
-def test_notebooks_run(notebook, tmp_path, monkeypatch, one_core):
+def test_notebooks_run(notebook, tmp_path, monkeypatch, untimed):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MPLBACKEND", "agg")
     namespace = {}

@@ -25,6 +25,7 @@ VERBS = {
         "training images as an augmentation changes them, as a picture",
     ),
     "benchmark": ("keras_resnet.cli.benchmark:main", "images per second of input and training"),
+    "study": ("keras_resnet.cli.study:main", "what residual connections are good for, measured by training networks"),
     "doctor": ("keras_resnet.cli.doctor:main", "whether training works on this machine, and what to do where not"),
 }
 

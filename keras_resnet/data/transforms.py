@@ -119,10 +119,21 @@ def _resize_and_crop(images: tf.Tensor, target: tuple[int, int], preprocessing: 
     height, width = target
     cover_height = round(height / preprocessing.crop_fraction)
     cover_width = round(width / preprocessing.crop_fraction)
-    shape = tf.shape(images)
-    image_height, image_width = shape[-3], shape[-2]
     # Whole-number arithmetic, so that the size never depends on the rounding of a quotient. The longer side is rounded
     # down, as torchvision does it, but never below what the crop needs.
+    known = images.shape[-3:-1]
+    if known.is_fully_defined():
+        # Of one image the arithmetic alone would take longer than its operators, and equal sizes need none.
+        image_height, image_width = known
+        if image_height * cover_width >= image_width * cover_height:
+            size = (max(image_height * cover_width // image_width, cover_height), cover_width)
+        else:
+            size = (cover_height, max(image_width * cover_height // image_height, cover_width))
+        resized = _resize(images, size, preprocessing.interpolation)
+        top, left = (round((whole - part) / 2) for whole, part in zip(size, target, strict=True))
+        return resized[..., top : top + height, left : left + width, :]
+    shape = tf.shape(images)
+    image_height, image_width = shape[-3], shape[-2]
     taller = image_height * cover_width >= image_width * cover_height
     size = tf.cond(
         taller,

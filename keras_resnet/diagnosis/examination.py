@@ -88,6 +88,13 @@ PITFALLS = (
         failure=NOTE,
         is_alone=True,
     ),
+    Probe(
+        "PyTorch's triton",
+        f"{_PITFALLS}:try_triton",
+        "Where one process takes both, write `import triton` before TensorFlow's import, or install PyTorch for CPUs.",
+        failure=NOTE,
+        is_alone=True,
+    ),
 )
 
 

@@ -4,6 +4,8 @@ All were met with TensorFlow 2.21, Keras 3.15 and tf-keras-vis 0.8.7. The projec
 a user's own code, or in an installation that lacks something.
 """
 
+import importlib
+import importlib.util
 import io
 import tempfile
 import warnings
@@ -179,6 +181,15 @@ def try_ragged_batches() -> Finding:
     if not np.isfinite(history.history["loss"]).all():
         return Finding(NOTE, "the loss of a training with a smaller last batch is not finite")
     return Finding(OK, f"{RAGGED_EPOCHS} epochs of batches of 16 and 11 images went well, in this one try")
+
+
+def try_triton() -> Finding:
+    """Imports triton behind TensorFlow, as PyTorch's optimizers and compiler do."""
+    if importlib.util.find_spec("triton") is None:
+        return Finding(OK, "not installed")
+    importlib.import_module("tensorflow")
+    importlib.import_module("triton")
+    return Finding(OK, "can be imported behind TensorFlow")
 
 
 def _dense_network() -> Any:

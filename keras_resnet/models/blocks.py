@@ -160,7 +160,7 @@ def _pool(x, config: ResNetConfig, place: BlockPlace, index: int, conv: Convolut
 
 
 def post_activation_block(x, config: ResNetConfig, place: BlockPlace):
-    """out = act(H(x) + x), H = conv, norm, act, …, conv, norm (He 2015, figure 5)."""
+    """out = act(H(x) + x), H = conv, norm, act, …, conv, norm (He 2015, figure 5); in a plain network act(H(x))."""
     plan = convolutions(config, place)
     residual = x
     for index, conv in enumerate(plan, start=1):
@@ -177,13 +177,14 @@ def post_activation_block(x, config: ResNetConfig, place: BlockPlace):
             residual = _inner_dropout(residual, place)
         residual = _pool(residual, config, place, index, conv, in_front=False)
     residual = attend(residual, config, name=place.name)
-    identity = shortcut(x, x, config, place)
-    x = merge(residual, identity, place, name=f"{place.name}_add")
-    return activate(x, config, name=f"{place.name}_out")
+    if config.shortcut != "none":
+        identity = shortcut(x, x, config, place)
+        residual = merge(residual, identity, place, name=f"{place.name}_add")
+    return activate(residual, config, name=f"{place.name}_out")
 
 
 def pre_activation_block(x, config: ResNetConfig, place: BlockPlace):
-    """out = H(x) + x, H = norm, act, conv, …, norm, act, conv (He 2016, figure 4e)."""
+    """out = H(x) + x, H = norm, act, conv, …, norm, act, conv (He 2016, figure 4e); in a plain network H(x)."""
     plan = convolutions(config, place)
     residual, preactivated = x, x
     for index, conv in enumerate(plan, start=1):
@@ -202,5 +203,7 @@ def pre_activation_block(x, config: ResNetConfig, place: BlockPlace):
         residual = _pool(residual, config, place, index, conv, in_front=True)
         residual = _convolve(residual, config, place, index, conv)
     residual = attend(residual, config, name=place.name)
+    if config.shortcut == "none":
+        return layers.Identity(name=f"{place.name}_out")(residual)
     identity = shortcut(x, preactivated, config, place)
     return merge(residual, identity, place, name=f"{place.name}_out")

@@ -34,6 +34,7 @@ CHOICES = {
         "spatial_projection",
         "average_pool_projection",
         "average_pool_plain_projection",
+        "none",
     ),
     "stride_conv": ("first", "spatial"),
     "stride_block": ("first", "last"),
@@ -89,6 +90,7 @@ class ResNetConfig:
         shortcut: "pad" (option A: subsample and pad channels with zeros), "projection" (option B: 1×1 and norm),
             "plain_projection" (1×1 without norm), "spatial_projection" (3×3 and norm where it strides, else 1×1),
             "average_pool_projection" (option D, He 2019), "average_pool_plain_projection" (the same without norm).
+            "none" is the plain network that He 2015 compares with: nothing is added, x → H(x).
         project_first_block: Whether stage 1's first block has a projection even where shapes agree.
         stride_conv: Which convolution of a bottleneck strides: "first" (1×1, v1) or "spatial" (3×3, v1.5).
         stride_block: Which block of a stage strides: "first", or "last" as in keras.applications' V2.
@@ -177,6 +179,7 @@ class ResNetConfig:
                 raise UserError(f"{field} must be above {lowest} and at most {highest}, got {getattr(self, field)}.")
         self._check_groups()
         self._check_spatial()
+        self._check_plain()
 
     def _check_groups(self) -> None:
         if self.block != "bottleneck":
@@ -209,6 +212,17 @@ class ResNetConfig:
         fewest, most = {"split_attention": (1, 64), "selective_kernel": (1, 2), "multi_scale": (2, 64)}[self.spatial]
         if not fewest <= self.splits <= most:
             raise UserError(f"splits of {self.spatial!r} go from {fewest} to {most}, got {self.splits}.")
+
+    def _check_plain(self) -> None:
+        if self.shortcut != "none":
+            return
+        for field, is_set, reason in (
+            ("last_gamma 'zeros'", self.last_gamma == "zeros", "every block of a plain network would return zeros"),
+            ("project_first_block", self.project_first_block, "a plain network has no shortcut to project"),
+            ("conv_bias 'shortcut'", "shortcut" in self.conv_bias, "a plain network has no convolution there"),
+        ):
+            if is_set:
+                raise UserError(f"{field} needs a shortcut, got shortcut 'none': {reason}. Leave one of them out.")
 
     def replace(self, **changes) -> "ResNetConfig":
         """Returns a copy with some fields changed, validated anew.

@@ -54,7 +54,7 @@ def draw_network(config: ResNetConfig, cost: Complexity, path: Path, *, num_clas
     legend = "Below each box: height x width x channels that leave it. "
     if config.shortcut == "pad":
         legend += "Arcs: shortcuts H(x) + x; option A pads channels with zeros where the shape changes."
-    else:
+    elif config.shortcut != "none":
         legend += "Arcs: shortcuts H(x) + x; a dashed one passes a 1x1 projection where the shape changes."
     draw.text((MARGIN, 396), legend, size=12, fill=GREY)
     image.save(path, format="PNG")
@@ -133,7 +133,7 @@ def _parts(config: ResNetConfig, cost: Complexity, num_classes: int) -> list[dic
                 "shape": f"{map_height}x{map_width}x{map_channels}",
                 "side": map_height,
                 "color": STAGE_COLORS[min(stage, len(STAGE_COLORS) - 1)],
-                "shortcuts": [projects] + [False] * (depth - 1),
+                "shortcuts": [] if config.shortcut == "none" else [projects] + [False] * (depth - 1),
             }
         )
     head = {"lines": ["head", "average pool", "dense"], "shape": f"{num_classes} logits", "side": 1}

@@ -90,6 +90,11 @@ def build_model(
         ):
             if not 0 <= rate < 1:
                 raise UserError(f"{label} is a probability from 0 up to but not 1, got {rate}.")
+        if stochastic_depth_rate and config.shortcut == "none":
+            raise UserError(
+                "stochastic_depth_rate needs a shortcut, which a skipped block's input takes, got "
+                f"{stochastic_depth_rate} and shortcut 'none'. Leave one of them out."
+            )
         if output_stride not in OUTPUT_STRIDES:
             raise UserError(f"output_stride must be 8, 16 or 32, got {output_stride}.")
         num_classes = config.num_classes if num_classes is None else num_classes

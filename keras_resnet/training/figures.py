@@ -1,4 +1,4 @@
-"""Curves and bars as inline SVG (matplotlib, imported when the first is drawn).
+"""Curves and bars as SVG, for pages and as files (matplotlib, imported when the first is drawn).
 
 A figure is `WIDTH` units wide, about as many as a phone has pixels, so that its letters stay legible there. Colours are
 the page's CSS variables: one figure is right in light and in dark.
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 
-from keras_resnet.pages import SERIES
+from keras_resnet.pages import SERIES, light_colors
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -63,6 +63,8 @@ class Curve:
         series: Which of the page's colours it has.
         dashed: Whether it is dashed.
         marked: The point with a dot on it; None for none.
+        label: What the legend calls it; without one there is no legend.
+        dotted: Whether each point has a dot.
     """
 
     x: Sequence[float]
@@ -70,10 +72,18 @@ class Curve:
     series: int = 0
     dashed: bool = False
     marked: int | None = None
+    label: str = ""
+    dotted: bool = False
 
 
 def line_chart(
-    curves: Sequence[Curve], *, x_label: str, alternative: str, percent: bool = False, whole: bool = False
+    curves: Sequence[Curve],
+    *,
+    x_label: str,
+    alternative: str,
+    percent: bool = False,
+    whole: bool = False,
+    logarithmic: bool = False,
 ) -> Markup:
     """Draws curves in one pair of axes.
 
@@ -83,6 +93,7 @@ def line_chart(
         alternative: What the figure shows, for who cannot see it.
         percent: Whether heights are parts of 1, written as per cent.
         whole: Whether the horizontal axis counts (epochs).
+        logarithmic: Whether heights are drawn by their logarithm.
 
     Returns:
         The SVG.
@@ -99,8 +110,9 @@ def line_chart(
                 curve.y,
                 color=_SERIES[curve.series % SERIES],
                 linestyle=(0, (3, 2)) if curve.dashed else "-",
-                marker="o" if len(curve.x) == 1 else None,  # a single point has no line
+                marker="o" if curve.dotted or len(curve.x) == 1 else None,  # a single point has no line
                 markersize=4,
+                label=curve.label or None,
             )
             if curve.marked is not None:
                 axes.plot(
@@ -117,8 +129,17 @@ def line_chart(
         axes.spines["left"].set_visible(False)
         axes.margins(x=0.02)
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=whole, min_n_ticks=1))
-        axes.yaxis.set_major_locator(MaxNLocator(5))
+        if logarithmic:
+            axes.set_yscale("log")
+        else:
+            axes.yaxis.set_major_locator(MaxNLocator(5))
         axes.set_xlabel(x_label)
+        labelled = sum(bool(curve.label) for curve in curves)
+        if labelled:
+            # Above the axes, where it covers no line.
+            figure.legend(
+                loc="outside upper center", ncols=min(labelled, 2), frameon=False, fontsize=11, labelcolor=_FAINT
+            )
         if percent:
             axes.yaxis.set_major_formatter(PercentFormatter(1))
         return _svg(figure, alternative)
@@ -160,6 +181,20 @@ def reliability_diagram(bins: "Sequence[CalibrationBin]", *, alternative: str) -
         below.set(xlabel="confidence", ylabel="images")
         figure.align_ylabels()
         return _svg(figure, alternative)
+
+
+def standalone(svg: str) -> str:
+    """Returns a figure of a page as an SVG file of its own, in the page's light colours on white."""
+    colors = light_colors()
+    size = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', svg)
+    head = (
+        '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
+        f'width="{size[1]}" height="{size[2]}" stroke-linejoin="round"'
+    )
+    svg = re.sub(r"var\((--[\w-]+)\)", lambda match: colors[match[1]], str(svg))
+    return head + svg.removeprefix("<svg").replace(
+        ">", f'><rect width="100%" height="100%" fill="{colors["--paper"]}"/>', 1
+    )
 
 
 def _figure(height: int) -> "Figure":

@@ -14,6 +14,11 @@ from typing import Any, ClassVar
 from keras_resnet.errors import UserError
 from keras_resnet.training.recipes import Recipe
 
+# What is usual where a recipe's rate was chosen for another optimizer: SGD as in He 2015, AdamW as in Keras, LAMB as in
+# strikes_back_a1 (Wightman 2021), Lion a tenth of AdamW's (Chen 2023: 3 to 10 times smaller), Muon as in its author's
+# code (Jordan 2024).
+USUAL_RATES = {"sgd": 0.1, "adamw": 1e-3, "lamb": 5e-3, "lion": 1e-4, "muon": 0.02}
+
 
 def load_settings(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Reads the settings in a recipe file, or in the recipe.json of a run.
@@ -78,6 +83,15 @@ def override(settings: Mapping[str, Any], flags: Mapping[str, Any]) -> tuple[Rec
             said.append(f"{name} {chosen[name]:g} of the recipe {why}.")
             chosen[name] = value
 
+    made_for = settings.get("optimizer", Recipe().optimizer)
+    if chosen["optimizer"] != made_for and "learning_rate" not in flags and chosen["optimizer"] in USUAL_RATES:
+        # A recipe that says nothing has the rate of the default, which belongs to its optimizer just as well.
+        rate = USUAL_RATES[chosen["optimizer"]]
+        said.append(
+            f"learning_rate {chosen['learning_rate']:g} of the recipe belongs to optimizer {made_for}: {rate:g} for "
+            f"optimizer {chosen['optimizer']}."
+        )
+        chosen["learning_rate"] = rate
     if _exceeds(chosen["warmup_epochs"], chosen["epochs"]):
         shortened = f"is longer than the run: shortened to {chosen['epochs'] / 20:g}, a twentieth of its epochs"
         give_way("warmup_epochs", None, shortened)

@@ -31,7 +31,7 @@ def run(tmp_path_factory, tiny_data):
     return folder
 
 
-@pytest.mark.usefixtures("one_core")
+@pytest.mark.usefixtures("untimed")
 def test_a_run_becomes_artifacts_that_evaluate_takes(run, tmp_path, capsys):
     output = tmp_path / "saved_models" / "tiny"
     arguments = [str(run), "--output", str(output), "--formats", "saved_model,float32", "--calibration", "20"]
@@ -50,7 +50,7 @@ def test_a_run_becomes_artifacts_that_evaluate_takes(run, tmp_path, capsys):
     assert "exists already" in capsys.readouterr().err
 
 
-@pytest.mark.usefixtures("one_core")
+@pytest.mark.usefixtures("untimed")
 def test_an_artifact_beyond_its_limit_ends_in_exit_code_1(run, tmp_path, capsys, monkeypatch):
     import dataclasses
 

@@ -2,6 +2,7 @@ import dataclasses
 import errno
 import importlib.util
 import json
+import os
 import re
 import sys
 import types
@@ -20,6 +21,7 @@ from keras_resnet.export.tflite import convert
 from keras_resnet.models.resnet import build_model
 
 HEATMAP = ExportSettings(heatmap="top")
+PHONES = ("float32", "float16", "int8")
 
 
 def given(pixels, count=30):
@@ -31,7 +33,9 @@ def given(pixels, count=30):
 def exported(artifact, pixels, tmp_path_factory):
     directory = tmp_path_factory.mktemp("saved_models") / "colours"
     formats = ("saved_model", "saved_model_bfloat16", "float32", "int8")
-    return export(artifact, directory, formats=formats, settings=HEATMAP, **given(pixels))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "cpu_count", lambda: 1)  # every artifact is started once, not twice
+        return export(artifact, directory, formats=formats, settings=HEATMAP, **given(pixels))
 
 
 def test_the_folder_holds_every_artifact_and_its_ledger(exported, artifact, pixels):
@@ -59,7 +63,7 @@ def test_the_folder_holds_every_artifact_and_its_ledger(exported, artifact, pixe
         np.testing.assert_allclose(found, expected, atol=1e-4)  # the limit of exact formats
 
 
-@pytest.mark.usefixtures("one_core")
+@pytest.mark.usefixtures("untimed")
 def test_the_model_is_left_as_it_was(model, artifact, pixels, tmp_path):
     before, layers = [weight.numpy() for weight in model.weights], model.get_config()
     export(artifact, tmp_path / "out", formats=("saved_model_bfloat16", "float16"), settings=HEATMAP, **given(pixels))
@@ -68,7 +72,7 @@ def test_the_model_is_left_as_it_was(model, artifact, pixels, tmp_path):
         np.testing.assert_array_equal(old, weight.numpy())
 
 
-@pytest.mark.usefixtures("one_core")
+@pytest.mark.usefixtures("untimed")
 def test_a_new_format_is_one_row_and_one_writer(artifact, pixels, tmp_path, monkeypatch):
     def write(writing, row, path):
         path.write_bytes(convert(writing.network(row), "float32"))
@@ -96,7 +100,7 @@ def test_an_existing_folder_stays_unless_told(exported, artifact, pixels):
     assert {path: path.stat().st_mtime_ns for path in exported.directory.rglob("*")} == before
 
 
-@pytest.mark.usefixtures("one_core")
+@pytest.mark.usefixtures("untimed")
 def test_an_artifact_beyond_its_limit_is_not_kept_unless_allowed(artifact, pixels, tmp_path, monkeypatch):
     for name in ("float32", "saved_model_bfloat16"):
         strict = dataclasses.replace(FORMATS[name].limit, difference=-1.0)
@@ -208,7 +212,7 @@ def test_an_exported_file_is_not_exported_again(exported, pixels, tmp_path):
         export(load_artifact(exported.directory), tmp_path / "out", **given(pixels))
 
 
-@pytest.mark.usefixtures("one_core")
+@pytest.mark.usefixtures("untimed")
 def test_a_heat_map_needs_its_head(preprocessing, pixels, tmp_path):
     inputs = keras.Input((16, 16, 3))
     x = keras.layers.Flatten()(keras.layers.Conv2D(4, 3, strides=2)(inputs))
@@ -221,7 +225,7 @@ def test_a_heat_map_needs_its_head(preprocessing, pixels, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("one_core")
+@pytest.mark.usefixtures("untimed")
 @pytest.mark.parametrize("name", ["onnx", "openvino"])
 def test_servers_without_tensorflow(name, model, artifact, pixels, tmp_path):
     for package in FORMATS[name].packages:
@@ -243,15 +247,15 @@ def test_servers_without_tensorflow(name, model, artifact, pixels, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("one_core")
+@pytest.mark.usefixtures("untimed")
 @pytest.mark.parametrize(
-    ("name", "weights", "right", "exact_formats"),
+    ("name", "weights", "right", "formats"),
     [
-        ("resnet20", "resnet20-12fca82f.th", 932, ("saved_model", "float32")),
-        ("resnet32", "resnet32-d509ac18.th", 944, ("float32",)),
+        ("resnet20", "resnet20-12fca82f.th", 932, ("saved_model", "saved_model_bfloat16", *PHONES)),
+        ("resnet32", "resnet32-d509ac18.th", 944, PHONES),
     ],
 )
-def test_real_weights_lose_at_most_half_a_point(name, weights, right, exact_formats, shared, tmp_path):
+def test_real_weights_lose_at_most_half_a_point(name, weights, right, formats, shared, tmp_path):
     from keras_resnet.applications import create_model
     from keras_resnet.data.reading import sample_images
     from keras_resnet.data.sources import load_source
@@ -264,31 +268,34 @@ def test_real_weights_lose_at_most_half_a_point(name, weights, right, exact_form
     report = export(
         artifact,
         tmp_path / name,
-        formats=(*exact_formats, "float16", "saved_model_bfloat16", "int8"),
+        formats=formats,
         calibration=sample_images(data.train, artifact.preprocessing, 200),
         parity=(data.test.images, data.test.labels),
         settings=HEATMAP,
     )
     assert report.rejected == ()
-    source, *exact, float16, bfloat16, int8 = report.rows
+    source, *others = report.rows
     assert source.images == 1017
     assert round(source.top1 * 1017) == right  # as measured in PyTorch
-    for row in exact:
-        assert row.agreement == 1.0
-        assert row.largest_difference <= 1e-4
-        assert row.heatmap_correlation >= 0.999
-    assert float16.largest_difference <= 1e-2
-    assert float16.agreement >= 0.995
-    assert bfloat16.agreement >= 0.99
-    assert bfloat16.drop_points <= 0.5
-    # Without instructions for bfloat16 operators round at other places: 0.99897 at worst was measured there.
-    assert bfloat16.heatmap_correlation >= (0.999 if processor_has_bfloat16() else 0.998)
-    assert int8.agreement >= 0.98
-    assert int8.drop_points <= 0.5
-    assert int8.heatmap_correlation >= 0.95
+    rows = {row.name: row for row in others}
+    assert tuple(rows) == formats
+    for name in rows.keys() & {"saved_model", "float32"}:
+        assert rows[name].agreement == 1.0
+        assert rows[name].largest_difference <= 1e-4
+        assert rows[name].heatmap_correlation >= 0.999
+    assert rows["float16"].largest_difference <= 1e-2
+    assert rows["float16"].agreement >= 0.995
+    if bfloat16 := rows.get("saved_model_bfloat16"):
+        assert bfloat16.agreement >= 0.99
+        assert bfloat16.drop_points <= 0.5
+        # Without instructions for bfloat16 operators round at other places: 0.99897 at worst was measured there.
+        assert bfloat16.heatmap_correlation >= (0.999 if processor_has_bfloat16() else 0.998)
+    assert rows["int8"].agreement >= 0.98
+    assert rows["int8"].drop_points <= 0.5
+    assert rows["int8"].heatmap_correlation >= 0.95
 
 
-def test_a_class_name_cannot_format_the_model_card(model, pixels, preprocessing, tmp_path, one_core):
+def test_a_class_name_cannot_format_the_model_card(model, pixels, preprocessing, tmp_path, untimed):
     renamed = keras.models.clone_model(model)
     renamed.set_weights(model.get_weights())
     names = ("*red*", "<b>green</b>", "a|b_c [x](y)")

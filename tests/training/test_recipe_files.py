@@ -89,6 +89,20 @@ def test_bad_yaml_is_refused_in_one_line(tmp_path, text, message):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("settings", [{}, {"learning_rate": 0.4, "epochs": 3}, {"optimizer": "lamb"}])
+def test_another_optimizer_gets_its_usual_rate_unless_one_is_given(settings):
+    recipe, (sentence,) = override(settings, {"optimizer": "adamw"})
+    assert recipe == Recipe.from_dict({**settings, "optimizer": "adamw", "learning_rate": 1e-3})
+    made_for, rate = settings.get("optimizer", "sgd"), settings.get("learning_rate", 0.1)
+    assert (
+        f"learning_rate {rate:g} of the recipe belongs to optimizer {made_for}: 0.001 for optimizer adamw" in sentence
+    )
+    recipe, said = override(settings, {"optimizer": "adamw", "learning_rate": 0.01})
+    assert (recipe.learning_rate, said) == (0.01, ())
+    same = settings.get("optimizer", "sgd")
+    assert override(settings, {"optimizer": same}) == (Recipe.from_dict({**settings, "optimizer": same}), ())
+
+
 @pytest.mark.parametrize(
     ("settings", "flags", "changed", "said"),
     [

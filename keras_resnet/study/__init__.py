@@ -1,0 +1,1 @@
+"""Questions about residual networks, answered by training some."""
