@@ -1,4 +1,4 @@
-"""Writes the tables of README.md, docs/benchmarks.md and docs/data.md from the CSV files beside this script.
+"""Writes the tables of README.md and of three pages (`PAGES`) from the CSV files beside this script.
 
     python results/tables.py            rewrite them
     python results/tables.py --check    exit 1 if one of them is not what it would write
@@ -26,7 +26,10 @@ import sys
 from pathlib import Path
 
 RESULTS = Path(__file__).resolve().parent
-PAGES = tuple(RESULTS.parent / page for page in ("README.md", "docs/benchmarks.md", "docs/data.md"))
+PAGES = tuple(
+    RESULTS.parent / page
+    for page in ("README.md", "docs/benchmarks.md", "docs/data.md", "docs/residual_connections.md")
+)
 HEADLINE_BLOCK = re.compile(r"(<!-- headlines -->\n).*?(<!-- end headlines -->)", re.DOTALL)
 # What it is, the figure with its columns (their means count), the file, which of its rows.
 HEADLINES = (

@@ -43,6 +43,7 @@ FLAGS = {
     "explain": "--limit 8",
     "export": "--formats float32",
     "plot-augmentation": "--images 2 --variants 2",
+    "study": "--dry-run",
 }
 # Commands, as patterns, whose flags are checked and that are not started, with the reason.
 PARSED_ONLY = {
@@ -62,6 +63,7 @@ NOT_RUN = {
     "README.md": 1,
     "docs/how_to/convert_weights.md": 2,
     "docs/ios.md": 1,
+    "docs/residual_connections.md": 1,
     "docs/serving.md": 7,
 }
 # Code that no Python runs, and what is no code.

@@ -41,10 +41,13 @@ def scorer(model: keras.Model) -> Score:
         wrong = tf.argmax(logits, axis=-1, output_type=tf.int32) != labels
         return tf.reduce_sum(losses), tf.reduce_sum(tf.cast(wrong, tf.int32))
 
+    # One shape, traced now: called otherwise, TensorFlow warns that every network has a function of its own.
+    compiled = sums.get_concrete_function()
+
     def score(batches: Iterable[Any]) -> tuple[float, float]:
         loss, wrong, count = 0.0, 0, 0
         for images, labels in batches:
-            some_loss, some_wrong = sums(images, labels)
+            some_loss, some_wrong = compiled(images, labels)
             loss, wrong, count = loss + float(some_loss), wrong + int(some_wrong), count + len(labels)
         return loss / count, wrong / count
 
@@ -73,9 +76,11 @@ def gradient_norms(model: keras.Model) -> Callable[[Any, Any], dict[str, float]]
             loss = tf.reduce_mean(losses)
         return [tf.norm(gradient) for gradient in tape.gradient(loss, [kernel.value for kernel in kernels])]
 
+    compiled = norms.get_concrete_function()
+
     def measure(images: Any, labels: Any) -> dict[str, float]:
         with _unchanged(model.non_trainable_variables):  # a step in training mode moves the statistics
-            found = norms(images, labels)
+            found = compiled(images, labels)
         return {layer.name: float(norm) for layer, norm in zip(weighted, found, strict=True)}
 
     return measure
