@@ -1,11 +1,13 @@
 """Where a network trains: devices, precision and XLA. The one place where hardware is decided.
 
 One machine is covered: its CPU, one GPU, or several GPUs through tf.distribute.MirroredStrategy. Over several GPUs each
-normalizes its own part of the batch, so the result is not bit for bit that of one GPU. On JAX it is one device.
+normalizes its own part of the batch, so the result is not bit for bit that of one GPU. On JAX it is one device. Several
+processes that are to train one network together are refused: each would train alone, on all the data.
 """
 
 import contextlib
 import functools
+import json
 import os
 import platform
 from pathlib import Path
@@ -39,10 +41,18 @@ def create_strategy(devices: str) -> Any:
         A tf.distribute.Strategy, or `OneDevice` on JAX: models and optimizers are built in its scope.
 
     Raises:
-        UserError: The name is unknown, there is no GPU where one is asked for, or JAX is to use several.
+        UserError: The name is unknown, there is no GPU where one is asked for, JAX is to use several, or this process
+            is one of several workers.
     """
     if devices not in DEVICES:
         raise unknown_name("devices", devices, DEVICES)
+    workers = _workers()
+    if workers > 1:
+        source = "jax.distributed" if backend() == JAX else "TF_CONFIG"
+        raise UserError(
+            f"A network is trained by one process, and {source} names {workers}: each would train alone, on all the "
+            f"data. Start one process, without {source}."
+        )
     if backend() == JAX:
         return _jax_device(devices)
     import tensorflow as tf
@@ -55,6 +65,19 @@ def create_strategy(devices: str) -> Any:
     if devices == "one_gpu" or len(gpus) == 1:
         return tf.distribute.OneDeviceStrategy("/gpu:0") if len(gpus) > 1 else tf.distribute.get_strategy()
     return tf.distribute.MirroredStrategy()
+
+
+def _workers() -> int:
+    """The number of processes that were told to train together: by jax.distributed, or by TF_CONFIG for TensorFlow."""
+    if backend() == JAX:
+        import jax
+
+        return jax.process_count()
+    try:
+        jobs = json.loads(os.environ.get("TF_CONFIG") or "{}").get("cluster", {})
+        return sum(len(jobs.get(kind, ())) for kind in ("chief", "worker"))
+    except (ValueError, AttributeError, TypeError):
+        return 1  # nothing that TensorFlow would understand either
 
 
 class OneDevice:

@@ -1,5 +1,6 @@
 """Which process writes. Strategies of several machines are not started here; what they say of a worker is."""
 
+import json
 from types import SimpleNamespace
 
 import pytest
@@ -29,6 +30,30 @@ def test_the_first_of_several_workers_is_the_chief(cluster, kind, number, expect
         tf.train.ClusterSpec(cluster), task_type=kind, task_id=number
     )
     assert is_chief(SimpleNamespace(cluster_resolver=resolver)) is expected
+
+
+@pytest.mark.parametrize(
+    ("cluster", "count"),
+    [({"worker": ["a:1", "b:1"]}, 2), ({"chief": ["a:1"], "worker": ["b:1", "c:1"]}, 3)],
+)
+def test_one_of_several_workers_does_not_train_alone(monkeypatch, cluster, count):
+    monkeypatch.setenv("TF_CONFIG", json.dumps({"cluster": cluster, "task": {"type": "worker", "index": 0}}))
+    with pytest.raises(UserError, match=f"TF_CONFIG names {count}: each would train alone"):
+        create_strategy("cpu")
+
+
+@pytest.mark.parametrize("text", ["", "{}", "no JSON", '{"cluster": {"worker": ["a:1"]}}'])
+def test_a_cluster_of_one_trains(monkeypatch, text):
+    monkeypatch.setenv("TF_CONFIG", text)
+    assert create_strategy("cpu").num_replicas_in_sync == 1
+
+
+def test_one_of_several_processes_of_jax_does_not_train_alone(monkeypatch):
+    jax = pytest.importorskip("jax")
+    monkeypatch.setattr(distribution, "backend", lambda: distribution.JAX)
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    with pytest.raises(UserError, match=r"jax\.distributed names 2: each would train alone"):
+        create_strategy("cpu")
 
 
 @pytest.mark.parametrize(
