@@ -84,8 +84,12 @@ class _Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self.config.app.state.service.is_stopping = True  # from here on answers say "Connection: close"
         await asyncio.sleep(_ACCEPTING)
+        # What has reached the queue since asyncio looked last would be reset with the socket.
+        waiting = [connection for listener in sockets or () for connection in _accept_waiting(listener)]
         for server in self.servers:
             server.close()
+        for connection in waiting:
+            await asyncio.get_running_loop().connect_accepted_socket(self._create_protocol, connection)
         # A client whose connection was accepted may be about to send its request.
         until = asyncio.get_running_loop().time() + _LINGERING
         while asyncio.get_running_loop().time() < until and not self.force_exit:
@@ -93,6 +97,20 @@ class _Server(uvicorn.Server):
                 break
             await asyncio.sleep(_TICK)
         await super().shutdown(sockets)
+
+    def _create_protocol(self) -> asyncio.Protocol:
+        return _Protocol(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
+
+
+def _accept_waiting(listener: socket.socket) -> list[socket.socket]:
+    """Accepts the connections that wait in a socket's queue, without waiting for others."""
+    accepted: list[socket.socket] = []
+    with contextlib.suppress(BlockingIOError, ConnectionAbortedError):
+        while len(accepted) < _BACKLOG:
+            connection, _ = listener.accept()
+            connection.setblocking(False)
+            accepted.append(connection)
+    return accepted
 
 
 class _Protocol(H11Protocol):
