@@ -252,7 +252,7 @@ def test_servers_without_tensorflow(name, model, artifact, pixels, tmp_path):
     ("name", "weights", "right", "formats"),
     [
         ("resnet20", "resnet20-12fca82f.th", 932, ("saved_model", "saved_model_bfloat16", *PHONES)),
-        ("resnet32", "resnet32-d509ac18.th", 944, PHONES),
+        ("resnet32", "resnet32-d509ac18.th", 944, ("saved_model_bfloat16", *PHONES)),
     ],
 )
 def test_real_weights_lose_at_most_half_a_point(name, weights, right, formats, shared, tmp_path):
