@@ -206,6 +206,25 @@ def test_sigterm_under_load_loses_nothing(lite, start_server, load, pictures, ex
         assert "Traceback" not in server.error_text()
 
 
+def test_who_reaches_the_queue_in_the_last_moment_is_answered(flowers, monkeypatch):
+    """A connection that waits in the kernel's queue when the socket closes would be reset."""
+    accept, late = process._accept_waiting, []
+
+    def connect_and_accept(listener):  # where asyncio has looked for the last time and the socket is still open
+        connection = socket.create_connection(listener.getsockname(), timeout=10)
+        connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+        late.append(connection)
+        return accept(listener)
+
+    monkeypatch.setattr(process, "_accept_waiting", connect_and_accept)
+    _, stop = serve_here(flowers, monkeypatch)
+    stop()
+    with late[0] as connection:
+        answer = connection.recv(65536)
+    assert answer.startswith(b"HTTP/1.1 200")
+    assert b"connection: close" in answer.lower()
+
+
 def test_a_request_that_is_being_sent_at_sigterm_is_answered(lite, start_server, pictures):
     with start_server(lite, *TFLITE) as server:
         head = f"POST /v1/models/flowers:classify HTTP/1.1\r\nHost: x\r\nContent-Length: {len(pictures[0])}\r\n\r\n"
