@@ -35,6 +35,7 @@ from keras_resnet.training.checkpoints import (
     TrainingState,
     checkpoint_path,
     load_checkpoint,
+    newest_epoch,
     restore_newest,
 )
 from keras_resnet.training.fused_normalization import copy_weights
@@ -207,18 +208,17 @@ def train(
 
 
 def _restore(setup: Setup, run: RunDirectory, writes: bool, report: Callable[[str], None]) -> TrainingState:
-    """Restores the newest checkpoint; of several workers the chief first, which removes damaged files."""
-    if not writes:
-        agreed(setup.strategy, 0)
-    state = restore_newest(run.checkpoints, setup.twin, setup.twin.optimizer, writes=writes, report=report)
-    if writes:
-        agreed(setup.strategy, 0)
-    if not agreed(setup.strategy, state.epoch):
-        raise UserError(
-            f"All workers must read the same run, and they found different checkpoints in {run.checkpoints} (this one: "
-            f"epoch {state.epoch}). Put --runs on a file system that they share."
-        )
-    return state
+    """Restores the newest checkpoint; several workers do so together, because they compare each value that they set."""
+    if isinstance(setup.strategy, Workers):
+        writes = False  # a damaged file stays until its epoch is trained again: another worker may be reading it
+        agreed(setup.strategy, 0)  # the chief has prepared the folder
+        epoch = newest_epoch(run.checkpoints)
+        if not agreed(setup.strategy, epoch):
+            raise UserError(
+                f"All workers must read the same run, and they found different checkpoints in {run.checkpoints} (this "
+                f"one: epoch {epoch}). Put --runs on a file system that they share."
+            )
+    return restore_newest(run.checkpoints, setup.twin, setup.twin.optimizer, writes=writes, report=report)
 
 
 def _export(setup: Setup, served: Path, run: RunDirectory, report: Callable[[str], None]) -> None:

@@ -176,7 +176,7 @@ def test_a_worker_gets_the_flags_of_the_training_alone():
     assert worker_command(given)[3:] == ["--name", "a", "--epochs", "1"]
 
 
-@pytest.mark.parametrize("augmentation", ["none", "crop_flip", "resized_crop", "crop,mixup:0.2"])
+@pytest.mark.parametrize("augmentation", ["none", "crop_flip", "inception_crop_flip", "crop,mixup:0.2"])
 @pytest.mark.parametrize("repeats", [1, 3])
 def test_the_rows_of_all_workers_are_the_batches(augmentation, repeats):
     random = np.random.default_rng(0)
