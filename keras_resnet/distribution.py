@@ -73,8 +73,8 @@ def create_strategy(devices: str, *, workers: bool = False) -> Any:
             count = jax.process_count()
         if count > 1 and not workers:
             raise UserError(
-                f"Workers share a training and nothing else, and jax.distributed names {count}: each would train alone, on "
-                f"all the data. Start one process for this, without {WORKERS}."
+                f"Workers share a training and nothing else, and jax.distributed names {count}: each would train "
+                f"alone, on all the data. Start one process for this, without {WORKERS}."
             )
         return _jax_device(devices) if count == 1 else _jax_workers(devices)
     count, source = _tensorflow_workers()
