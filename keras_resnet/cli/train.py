@@ -13,9 +13,11 @@ import numpy as np
 
 from keras_resnet import provenance
 from keras_resnet.archives import megabytes
+from keras_resnet.backends import JAX, backend
 from keras_resnet.cli import script
 from keras_resnet.cli.models import TABLE_HEADER, table_row
 from keras_resnet.cli.recipes import settings_table
+from keras_resnet.distribution import WORKERS, workers_of_environment
 from keras_resnet.errors import UserError
 from keras_resnet.models.config_files import network_name
 from keras_resnet.storage import append_row, check_could_write
@@ -43,6 +45,19 @@ def build_parser() -> script.Parser:
     run.add_argument("--saved-models", metavar="FOLDER", default="saved_models", help="folder of the exported models")
     run.add_argument("--resume", action="store_true", help="only resume a run that is there already")
     run.add_argument("--overwrite", action="store_true", help="remove a run of the same name first")
+    run.add_argument(
+        "--workers",
+        type=script.positive_int,
+        metavar="N",
+        help="train by N processes on this machine, which share each batch (Keras on JAX)",
+    )
+    run.add_argument(
+        "--restarts",
+        type=script.at_least(0),
+        metavar="K",
+        default=0,
+        help="how many times --workers starts all again where one was lost",
+    )
     run.add_argument("--results", metavar="FILE.csv", help="append the result as a row to this file")
     run.add_argument("--json", action="store_true", help="one JSON object on standard output; lines on stderr")
     kind = parser.add_argument_group("instead of one training").add_mutually_exclusive_group()
@@ -94,7 +109,10 @@ def build_parser() -> script.Parser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Trains and returns the exit code."""
     given = list(sys.argv[1:] if argv is None else argv)
-    return script.run(lambda arguments: _train(arguments, given), build_parser(), given)
+    code = script.run(lambda arguments: _train(arguments, given), build_parser(), given)
+    from keras_resnet.distribution import leave
+
+    return leave(code)
 
 
 def _train(arguments: argparse.Namespace, given: list[str]) -> int:
@@ -113,8 +131,9 @@ def _train(arguments: argparse.Namespace, given: list[str]) -> int:
     from keras_resnet.backends import require_backend
 
     require_backend()
+    several = _check_workers(arguments)
 
-    if arguments.rescan:
+    if arguments.rescan and not (several and workers_of_environment()[0]):
         from keras_resnet.data.folder import forget_scan
 
         forget_scan(recipe.dataset)
@@ -122,6 +141,8 @@ def _train(arguments: argparse.Namespace, given: list[str]) -> int:
     def report(line: str) -> None:
         print(line, file=sys.stderr if arguments.json else sys.stdout, flush=True)
 
+    if several and arguments.workers:
+        return _launch(arguments, given, report)
     for line in said:
         report(line)
     places = {
@@ -146,6 +167,8 @@ def _train(arguments: argparse.Namespace, given: list[str]) -> int:
         again = provenance.command("train.py", [flag for flag in given if flag != "--overwrite"])
         raise type(interrupt)(f"Interrupted. Run it again and it resumes: {again}") from None
 
+    if several and workers_of_environment()[0]:
+        return 0  # the chief tells
     seconds, cpu_seconds = time.perf_counter() - began, time.process_time() - began_cpu
     report(
         f"test accuracy {result.test.top1:.2%} (best epoch {result.best_epoch}, validation "
@@ -169,6 +192,33 @@ def _train(arguments: argparse.Namespace, given: list[str]) -> int:
         accuracy, count = result.test.top1, result.test.count
         _append_result(arguments.results, given, recipe, accuracy, count, seconds, cpu_seconds)
     return 0
+
+
+def _check_workers(arguments: argparse.Namespace) -> bool:
+    """Whether several processes train; UserError where they cannot."""
+    count = arguments.workers or 1
+    if arguments.restarts and not arguments.workers:
+        raise UserError(f"--restarts belongs to --workers, got {arguments.restarts}. Give both, or leave it out.")
+    named = workers_of_environment()[1]
+    if arguments.workers and named > 1:
+        raise UserError(f"--workers starts the workers, and {WORKERS} names {named} already. Leave one of them out.")
+    if max(count, named) == 1:
+        return False
+    if backend() != JAX:
+        raise UserError(
+            f"Several workers train on Keras' JAX backend, got {max(count, named)} on {backend()!r}. "
+            "Set KERAS_BACKEND=jax."
+        )
+    for flag in ("dry_run", "find_learning_rate", "seeds"):
+        if getattr(arguments, flag):
+            raise UserError(f"Several workers do one training, got --{flag.replace('_', '-')}, too. Leave one out.")
+    return True
+
+
+def _launch(arguments: argparse.Namespace, given: list[str], report: Callable[[str], None]) -> int:
+    from keras_resnet.training.launch import launch, worker_command
+
+    return launch(worker_command(given), arguments.workers, restarts=arguments.restarts, report=report)
 
 
 def _append_result(

@@ -88,6 +88,7 @@ def training_batches(
     balanced: bool = False,
     repeats: int = 1,
     keep: bool = True,
+    rows: slice | None = None,
 ) -> Batches:
     """Builds the stream of training batches; arguments and batches are those of `batches.training_batches`.
 
@@ -99,6 +100,10 @@ def training_batches(
     change = parse_augmentation(augmentation)
     read = _reader(split, preprocessing.channels, keep=keep)
     labels = np.asarray(split.labels, np.int32)
+    rows = slice(0, batch_size) if rows is None else rows
+    # Steps draw for a whole batch, which is cut behind them then, else before reading.
+    changes = any(name.strip() != "none" for name in augmentation.split(","))
+    read_rows, kept_rows = (slice(0, batch_size), rows) if changes else (rows, slice(None))
 
     @functools.lru_cache(maxsize=2)
     def order(epoch: int) -> tuple[np.ndarray, np.ndarray]:
@@ -113,8 +118,8 @@ def training_batches(
     def make(number: int) -> Batch:
         epoch, step = divmod(number, steps)
         positions, seeds = order(first_epoch + epoch)
-        images = _resized(read(positions[step]), preprocessing)
-        return normalize(change(images, seeds[step]), preprocessing), labels[positions[step]]
+        images = _resized(read(positions[step][read_rows]), preprocessing)
+        return normalize(change(images, seeds[step])[kept_rows], preprocessing), labels[positions[step][rows]]
 
     return Batches(make, (epochs - first_epoch) * steps)
 

@@ -44,6 +44,7 @@ def training_batches(
     balanced: bool = False,
     repeats: int = 1,
     keep: bool = True,
+    rows: slice | None = None,
 ) -> tf.data.Dataset:
     """Builds the stream of training batches.
 
@@ -61,6 +62,8 @@ def training_batches(
         repeats: How many times in a row an example comes. An epoch of n examples holds the first ⌈n / repeats⌉ of its
             order.
         keep: Whether decoded files may stay in memory.
+        rows: Which rows of every batch come, from `splits.worker_rows`; the others are not even read, unless the
+            augmentation changes a batch as a whole. None: all.
 
     Returns:
         A dataset of (images, targets): float32 [batch_size, height, width, channels], normalized, and labels, int32
@@ -89,20 +92,24 @@ def training_batches(
         return permutation(seed, epoch, len(split))
 
     numbers = tf.data.Dataset.range(first_epoch, epochs, output_type=tf.int32)
-    plan = _Plan(numbers, seed, steps, batch_size, repeats, positions)
+    rows = slice(0, batch_size) if rows is None else rows
+    # What a step draws for an image depends on the whole batch; it is cut behind such steps, else before reading.
+    read_rows, kept_rows = (slice(0, batch_size), rows) if augment.batch else (rows, slice(None))
+    plan = _Plan(numbers, seed, steps, batch_size, repeats, positions, read_rows)
     if reader.batch is not None and augment.image is None:
         batches = _gathered_batches(reader, preprocessing, plan)
     else:
         batches = _batches_of_images(reader, augment, preprocessing, plan)
+    share = rows.stop - rows.start
     seeds = plan.epochs.flat_map(
         lambda epoch: tf.data.Dataset.from_tensor_slices(draw_seeds(seed, epoch, BATCHES, steps))
     )
 
     def finish(batch: tuple[tf.Tensor, tf.Tensor], batch_seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        images, targets = augment.change_batch(*batch, batch_seed, num_classes)
-        shape = [batch_size, preprocessing.height, preprocessing.width, preprocessing.channels]
+        images, targets = (part[kept_rows] for part in augment.change_batch(*batch, batch_seed, num_classes))
+        shape = [share, preprocessing.height, preprocessing.width, preprocessing.channels]
         images = tf.ensure_shape(normalize(images, preprocessing), shape)
-        return images, tf.ensure_shape(targets, [batch_size, *targets.shape[1:]])
+        return images, tf.ensure_shape(targets, [share, *targets.shape[1:]])
 
     return _prefetched(parallel_map(tf.data.Dataset.zip(batches, seeds), finish))
 
@@ -110,7 +117,8 @@ def training_batches(
 class _Plan(NamedTuple):
     """What the order of a training depends on: its epochs (a dataset of numbers), and the steps and batches of each.
 
-    `positions` is epoch → int32 [count], for splits whose examples have positions.
+    `positions` is epoch → int32 [count], for splits whose examples have positions; `rows` are those of every batch that
+    are read.
     """
 
     epochs: tf.data.Dataset
@@ -119,11 +127,17 @@ class _Plan(NamedTuple):
     batch_size: int
     repeats: int
     positions: Callable[[tf.Tensor], tf.Tensor]
+    rows: slice
 
     @property
     def count(self) -> int:
         """How many examples an epoch has, repeated ones counted each time."""
         return self.steps * self.batch_size
+
+    @property
+    def share(self) -> int:
+        """How many rows of a batch are read."""
+        return self.rows.stop - self.rows.start
 
     @property
     def distinct(self) -> int:
@@ -137,7 +151,7 @@ def _gathered_batches(reader: Reader, preprocessing: Preprocessing, plan: _Plan)
 
     def positions(epoch: tf.Tensor) -> tf.data.Dataset:
         order = tf.repeat(plan.positions(epoch)[: plan.distinct], plan.repeats)[: plan.count]
-        return tf.data.Dataset.from_tensor_slices(tf.reshape(order, [plan.steps, plan.batch_size]))
+        return tf.data.Dataset.from_tensor_slices(tf.reshape(order, [plan.steps, plan.batch_size])[:, plan.rows])
 
     def gather(positions: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         images, labels = reader.batch(positions)
@@ -161,7 +175,15 @@ def _batches_of_images(
         order = order.take(plan.distinct)
         if plan.repeats > 1:
             order = order.flat_map(lambda example: tf.data.Dataset.from_tensors(example).repeat(plan.repeats))
-        return tf.data.Dataset.zip(order, seeds)
+        numbered = tf.data.Dataset.zip(order, seeds)
+        if plan.share == plan.batch_size:
+            return numbered
+
+        def is_own(number: tf.Tensor, _: Any) -> tf.Tensor:
+            row = number % plan.batch_size
+            return tf.logical_and(row >= plan.rows.start, row < plan.rows.stop)
+
+        return numbered.enumerate().filter(is_own).map(lambda _, example: example)
 
     def one_image(example: Any, image_seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         if augment.rectangle is None or reader.part is None:
@@ -170,7 +192,7 @@ def _batches_of_images(
         part, label = reader.part(example, lambda height, width: augment.rectangle(height, width, image_seed))
         return augment.change_part(part, image_seed, preprocessing), label
 
-    return parallel_map(plan.epochs.flat_map(examples), one_image).batch(plan.batch_size, drop_remainder=True)
+    return parallel_map(plan.epochs.flat_map(examples), one_image).batch(plan.share, drop_remainder=True)
 
 
 def evaluation_batches(split: Split, preprocessing: Preprocessing, *, batch_size: int) -> tf.data.Dataset:

@@ -73,6 +73,24 @@ class AveragedWeights(keras.callbacks.Callback):
         self.model.set_weights(self._trained)
 
 
+class WholeEvaluation(keras.callbacks.Callback):
+    """Has each of several workers validate on all examples: no batch has to be divided evenly, and all agree exactly.
+
+    Args:
+        distribution: That of the training.
+    """
+
+    def __init__(self, distribution: Any):
+        super().__init__()
+        self._distribution = distribution
+
+    def on_test_begin(self, logs: Any = None) -> None:
+        keras.distribution.set_distribution(None)
+
+    def on_test_end(self, logs: Any = None) -> None:
+        keras.distribution.set_distribution(self._distribution)
+
+
 class EarlyStopping(keras.callbacks.Callback):
     """Stops when no epoch has been the best one for a while: a function of the state, so that a resumed run agrees.
 

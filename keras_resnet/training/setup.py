@@ -11,8 +11,8 @@ import numpy as np
 from keras_resnet.data.feeding import check_augmentation, training_batches
 from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.data.sources import load_source
-from keras_resnet.data.splits import steps_per_epoch
-from keras_resnet.distribution import jit_compile
+from keras_resnet.data.splits import steps_per_epoch, worker_rows
+from keras_resnet.distribution import Workers, all_workers, jit_compile
 from keras_resnet.errors import UserError
 from keras_resnet.models.config import ResNetConfig
 from keras_resnet.models.registry import get_config
@@ -43,6 +43,7 @@ class Setup:
         twin: The network that trains, compiled.
         freezing: The callback that decides what trains in an epoch.
         statistics: Measures the statistics of averaged weights; None where none are averaged.
+        strategy: From `create_strategy`.
     """
 
     recipe: Recipe
@@ -55,9 +56,16 @@ class Setup:
     twin: keras.Model
     freezing: Freezing
     statistics: BatchStatistics | None
+    strategy: Any
 
-    def batches(self, *, epochs: int, first_epoch: int = 0) -> Any:
-        """Returns the training batches of epochs first_epoch … epochs - 1, as `training_batches` does."""
+    def batches(self, *, epochs: int, first_epoch: int = 0, whole: bool = False) -> Any:
+        """Returns the training batches of epochs first_epoch … epochs - 1, as `training_batches` does.
+
+        Of several workers each takes its own rows, unless `whole` batches are asked for.
+        """
+        rows = None
+        if isinstance(self.strategy, Workers) and not whole:
+            rows = worker_rows(self.recipe.batch_size, self.strategy.rank, self.strategy.workers)
         size = self.recipe.train_image_size
         preprocessing = self.preprocessing
         return training_batches(
@@ -70,13 +78,15 @@ class Setup:
             augmentation=self.augmentation,
             balanced=self.recipe.class_balance == "sampler",
             repeats=self.recipe.repeats,
+            rows=rows,
         )
 
     def average(self) -> None:
         """Gives the twin the averaged weights that its optimizer keeps, and the statistics that belong to them."""
         self.twin.optimizer.finalize_variable_values(self.twin.trainable_variables)
         count = min(self.steps, -(-STATISTICS_IMAGES // self.recipe.batch_size))
-        self.statistics.measure(self.batches(epochs=1).take(count))
+        # Each worker measures by itself, on the same images.
+        self.statistics.measure(self.batches(epochs=1, whole=True).take(count))
 
 
 def prepare(
@@ -120,15 +130,16 @@ def prepare(
     # `model` is the network that is stored, `twin` the one that trains.
     with strategy.scope():
         model, preprocessing = create_network(recipe, data, config)
-        twin = create_twin(model, recipe, preprocessing)
-        compile_twin(
-            twin,
-            recipe,
-            steps=steps,
-            jit_compile=jit_compile(recipe.xla, strategy),
-            learning_rate=learning_rate,
-            class_weights=class_weights,
-        )
+        with all_workers(strategy):
+            twin = create_twin(model, recipe, preprocessing)
+            compile_twin(
+                twin,
+                recipe,
+                steps=steps,
+                jit_compile=jit_compile(recipe.xla, strategy),
+                learning_rate=learning_rate,
+                class_weights=class_weights,
+            )
     freezing = Freezing(
         twin,
         head_epochs=recipe.head_epochs,
@@ -136,7 +147,7 @@ def prepare(
         freeze_until=recipe.freeze_until,
     )
     statistics = BatchStatistics(twin) if recipe.ema_decay else None
-    return Setup(recipe, config, data, augmentation, steps, model, preprocessing, twin, freezing, statistics)
+    return Setup(recipe, config, data, augmentation, steps, model, preprocessing, twin, freezing, statistics, strategy)
 
 
 def load_data(recipe: Recipe, strategy: Any, *, report: Callable[[str], None] = print) -> "tuple[Recipe, DatasetSpec]":

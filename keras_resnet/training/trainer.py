@@ -17,16 +17,25 @@ from keras_resnet.artifact import artifact_of
 from keras_resnet.backends import TENSORFLOW, backend, has_tensorflow, require_backend
 from keras_resnet.data.feeding import evaluation_batches
 from keras_resnet.data.scanning import named_unreadable_files
-from keras_resnet.distribution import create_strategy, is_chief
+from keras_resnet.distribution import Workers, agreed, all_workers, create_strategy, is_chief, named_lost_workers
+from keras_resnet.errors import UserError
 from keras_resnet.evaluation import Evaluation, evaluate_model, evaluate_predictions, predict_split
 from keras_resnet.export.formats import SAVED_MODEL_VERSION
 from keras_resnet.models.config import ResNetConfig
 from keras_resnet.storage import check_writable, save_model, write_json
-from keras_resnet.training.callbacks import AveragedWeights, EarlyStopping, EpochRecords, StepBar, StopOnLostLoss
+from keras_resnet.training.callbacks import (
+    AveragedWeights,
+    EarlyStopping,
+    EpochRecords,
+    StepBar,
+    StopOnLostLoss,
+    WholeEvaluation,
+)
 from keras_resnet.training.checkpoints import (
     TrainingState,
     checkpoint_path,
     load_checkpoint,
+    newest_epoch,
     restore_newest,
 )
 from keras_resnet.training.fused_normalization import copy_weights
@@ -99,7 +108,7 @@ def train(
     served = Path(saved_models) / run.path.name
     check_run(run, served, resume=resume, overwrite=overwrite)
     # The devices come first: TensorFlow takes them once, and every tensor made before would lie elsewhere.
-    strategy = create_strategy(recipe.devices)
+    strategy = create_strategy(recipe.devices, workers=True)
     writes = is_chief(strategy)
     if not writes:
         report = _silent
@@ -109,24 +118,32 @@ def train(
     run_bytes, served_bytes = disk_needs(model)
     if writes and backend() == TENSORFLOW:
         check_writable(saved_models, served_bytes)
-    with open_run(
-        run,
-        recipe,
-        network=setup.config,
-        dataset=describe(data),
-        resume=resume,
-        overwrite=overwrite,
-        writes=writes,
-        needed_bytes=run_bytes,
-        report=report,
-        based_on=based_on,
+    with (
+        named_lost_workers(strategy),
+        open_run(
+            run,
+            recipe,
+            network=setup.config,
+            dataset=describe(data),
+            resume=resume,
+            overwrite=overwrite,
+            writes=writes,
+            needed_bytes=run_bytes,
+            report=report,
+            based_on=based_on,
+        ),
     ):
         # Where it stopped
-        state = restore_newest(run.checkpoints, twin, twin.optimizer, writes=writes, report=report)
+        state = _restore(setup, run, writes, report)
         report(
             f"{run.path}: {recipe.model} ({model.count_params():,} parameters) on {data.name}, "
             f"{len(data.train):,} training, {len(data.validation):,} validation, {len(data.test):,} test images"
         )
+        if isinstance(strategy, Workers):
+            report(
+                f"{strategy.workers} workers share each batch of {recipe.batch_size:,}: "
+                f"{recipe.batch_size // strategy.workers:,} images each"
+            )
         for label, count in (data.bad_images or {}).items():
             if count:
                 report(f"Skipped {count} unreadable images in class {label}.")
@@ -138,7 +155,8 @@ def train(
             with named_unreadable_files(data.train, data.validation):
                 state = _fit(setup, run, state, report, writes)
 
-        # The best network
+        # The best network; the chief has written it when it comes here.
+        agreed(strategy, state.epoch)
         load_checkpoint(checkpoint_path(run.checkpoints, state.best_epoch), twin, twin.optimizer)
         with named_unreadable_files(data.test):
             both = {}
@@ -185,7 +203,22 @@ def train(
                     report=report,
                 )
             write_json(run.test_metrics, metrics)
+        agreed(strategy, state.epoch)  # nobody leaves before the chief is done
     return result
+
+
+def _restore(setup: Setup, run: RunDirectory, writes: bool, report: Callable[[str], None]) -> TrainingState:
+    """Restores the newest checkpoint; several workers do so together, because they compare each value that they set."""
+    if isinstance(setup.strategy, Workers):
+        writes = False  # a damaged file stays until its epoch is trained again: another worker may be reading it
+        agreed(setup.strategy, 0)  # the chief has prepared the folder
+        epoch = newest_epoch(run.checkpoints)
+        if not agreed(setup.strategy, epoch):
+            raise UserError(
+                f"All workers must read the same run, and they found different checkpoints in {run.checkpoints} (this "
+                f"one: epoch {epoch}). Put --runs on a file system that they share."
+            )
+    return restore_newest(run.checkpoints, setup.twin, setup.twin.optimizer, writes=writes, report=report)
 
 
 def _export(setup: Setup, served: Path, run: RunDirectory, report: Callable[[str], None]) -> None:
@@ -217,20 +250,23 @@ def _fit(
         StopOnLostLoss(run, lambda: records.state),
         setup.freezing,
         *([AveragedWeights(setup.average)] if recipe.ema_decay else []),
+        *([WholeEvaluation(setup.strategy.distribution)] if isinstance(setup.strategy, Workers) else []),
         *([StepBar(**counts)] if writes and sys.stderr.isatty() else []),
         # Its logs are written by TensorFlow.
         *([keras.callbacks.TensorBoard(run.tensorboard, write_graph=False)] if writes and has_tensorflow() else []),
         records,
         *([EarlyStopping(recipe.patience, lambda: records.state, report)] if recipe.patience else []),
     ]
-    twin.fit(
-        setup.batches(first_epoch=state.epoch, epochs=recipe.epochs),
-        validation_data=evaluation_batches(setup.data.validation, setup.preprocessing, batch_size=recipe.batch_size),
-        steps_per_epoch=setup.steps,
-        initial_epoch=state.epoch,
-        epochs=recipe.epochs,
-        callbacks=everything,
-        shuffle=False,  # the pipeline has done it
-        verbose=0,
-    )
+    validation = evaluation_batches(setup.data.validation, setup.preprocessing, batch_size=recipe.batch_size)
+    with all_workers(setup.strategy):
+        twin.fit(
+            setup.batches(first_epoch=state.epoch, epochs=recipe.epochs),
+            validation_data=validation,
+            steps_per_epoch=setup.steps,
+            initial_epoch=state.epoch,
+            epochs=recipe.epochs,
+            callbacks=everything,
+            shuffle=False,  # the pipeline has done it
+            verbose=0,
+        )
     return records.state

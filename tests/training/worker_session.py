@@ -1,0 +1,59 @@
+"""What `test_workers` does in processes of their own, each of them a worker on JAX.
+
+    python worker_session.py DATA FOLDER NAME [STEP]
+
+Trains on DATA into FOLDER/NAME and writes FOLDER/NAME-RANK.json: the loss after each step and a digest of the weights.
+Worker 1 kills itself behind a step, once.
+"""
+
+import hashlib
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+from keras_resnet.distribution import RANK
+from keras_resnet.errors import UserError
+from keras_resnet.training import trainer
+from keras_resnet.training.callbacks import StopOnLostLoss
+from keras_resnet.training.recipes import Recipe
+
+
+def main(data: str, folder: Path, name: str, step: int | None) -> None:
+    rank = int(os.environ.get(RANK, "0"))
+    found = {"losses": []}
+    check, fit, killed = StopOnLostLoss.on_train_batch_end, trainer._fit, folder / f"{name}.killed"
+
+    def after_step(self, batch, logs=None):
+        check(self, batch, logs)
+        found["losses"].append(float(logs["loss"]))
+        if step is not None and rank == 1 and len(found["losses"]) == step and not killed.exists():
+            killed.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def digest_after(setup, *arguments):
+        state = fit(setup, *arguments)
+        weights = b"".join(values.tobytes() for values in setup.twin.get_weights())
+        found["digest"] = hashlib.sha256(weights).hexdigest()
+        return state
+
+    StopOnLostLoss.on_train_batch_end, trainer._fit = after_step, digest_after
+    recipe = Recipe(
+        dataset=data, model="resnet8", epochs=4, batch_size=16, warmup_epochs=1, learning_rate=0.02, drop_rate=0.3,
+        ema_decay=0.5, augmentation="crop", seed=3,
+    )  # fmt: skip
+    trainer.train(recipe, name=name, runs=folder, saved_models=folder / "saved_models", report_page=False)
+    (folder / f"{name}-{rank}.json").write_text(json.dumps(found))
+
+
+if __name__ == "__main__":
+    code = 0
+    try:
+        main(sys.argv[1], Path(sys.argv[2]), sys.argv[3], int(sys.argv[4]) if len(sys.argv) > 4 else None)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        from keras_resnet.distribution import leave
+
+        code = leave(2)
+    sys.exit(code)
