@@ -17,7 +17,6 @@ from keras_resnet.backends import JAX, backend
 from keras_resnet.cli import script
 from keras_resnet.cli.models import TABLE_HEADER, table_row
 from keras_resnet.cli.recipes import settings_table
-from keras_resnet.distribution import WORKERS, workers_of_environment
 from keras_resnet.errors import UserError
 from keras_resnet.models.config_files import network_name
 from keras_resnet.storage import append_row, check_could_write
@@ -25,6 +24,7 @@ from keras_resnet.training.named_recipes import DEFAULT_RECIPE, recipe_settings
 from keras_resnet.training.recipe_files import load_settings, override
 from keras_resnet.training.recipes import Recipe, setting_kind
 from keras_resnet.training.runs import RunDirectory, default_name, find_network
+from keras_resnet.workers import WORKERS, workers_of_environment
 
 
 def build_parser() -> script.Parser:
@@ -110,7 +110,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Trains and returns the exit code."""
     given = list(sys.argv[1:] if argv is None else argv)
     code = script.run(lambda arguments: _train(arguments, given), build_parser(), given)
-    from keras_resnet.distribution import leave
+    from keras_resnet.workers import leave
 
     return leave(code)
 

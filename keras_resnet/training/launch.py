@@ -1,6 +1,6 @@
 """Workers on this machine, started, watched and started again: `train.py --workers N`.
 
-Each is the same command in a process of its own, with its place in the environment (see `distribution`). The chief's
+Each is the same command in a process of its own, with its place in the environment (see `workers`). The chief's
 output is shown; another worker's only where it ends first. This module imports neither TensorFlow nor Keras.
 """
 
@@ -15,8 +15,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
-from keras_resnet.distribution import ADDRESS, RANK, START_TIMEOUT, WORKERS
 from keras_resnet.errors import UserError
+from keras_resnet.workers import ADDRESS, RANK, START_TIMEOUT, WORKERS
 
 START_SECONDS = 120
 _GRACE = 5.0  # seconds between SIGTERM and SIGKILL

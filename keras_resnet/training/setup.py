@@ -12,7 +12,7 @@ from keras_resnet.data.feeding import check_augmentation, training_batches
 from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.data.sources import load_source
 from keras_resnet.data.splits import steps_per_epoch, worker_rows
-from keras_resnet.distribution import Workers, all_workers, jit_compile
+from keras_resnet.distribution import jit_compile
 from keras_resnet.errors import UserError
 from keras_resnet.models.config import ResNetConfig
 from keras_resnet.models.registry import get_config
@@ -23,6 +23,7 @@ from keras_resnet.training.fine_tuning import Freezing
 from keras_resnet.training.losses import balanced_weights
 from keras_resnet.training.networks import compile_twin, create_network, create_twin
 from keras_resnet.training.recipes import Recipe
+from keras_resnet.workers import Workers, all_workers
 
 if TYPE_CHECKING:
     from keras_resnet.data.dataset import DatasetSpec

@@ -17,7 +17,7 @@ from keras_resnet.artifact import artifact_of
 from keras_resnet.backends import TENSORFLOW, backend, has_tensorflow, require_backend
 from keras_resnet.data.feeding import evaluation_batches
 from keras_resnet.data.scanning import named_unreadable_files
-from keras_resnet.distribution import Workers, agreed, all_workers, create_strategy, is_chief, named_lost_workers
+from keras_resnet.distribution import create_strategy, is_chief
 from keras_resnet.errors import UserError
 from keras_resnet.evaluation import Evaluation, evaluate_model, evaluate_predictions, predict_split
 from keras_resnet.export.formats import SAVED_MODEL_VERSION
@@ -44,6 +44,7 @@ from keras_resnet.training.recipes import Recipe
 from keras_resnet.training.report import report_if_possible
 from keras_resnet.training.runs import RunDirectory, check_run, default_name, find_network, open_run
 from keras_resnet.training.setup import Setup, describe, disk_needs, prepare
+from keras_resnet.workers import Workers, agreed, all_workers, named_lost_workers
 
 
 @dataclass(frozen=True)

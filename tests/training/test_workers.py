@@ -14,9 +14,9 @@ from keras_resnet.cli import train as train_script
 from keras_resnet.data import array_batches, batches
 from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.data.splits import ArraySplit, worker_rows
-from keras_resnet.distribution import ADDRESS, RANK, START_TIMEOUT, WORKERS
 from keras_resnet.errors import UserError
 from keras_resnet.training.launch import launch, worker_command
+from keras_resnet.workers import ADDRESS, RANK, START_TIMEOUT, WORKERS
 
 pytest.importorskip("jax")
 

@@ -13,11 +13,11 @@ import signal
 import sys
 from pathlib import Path
 
-from keras_resnet.distribution import RANK
 from keras_resnet.errors import UserError
 from keras_resnet.training import trainer
 from keras_resnet.training.callbacks import StopOnLostLoss
 from keras_resnet.training.recipes import Recipe
+from keras_resnet.workers import RANK
 
 
 def main(data: str, folder: Path, name: str, step: int | None) -> None:
@@ -53,7 +53,7 @@ if __name__ == "__main__":
         main(sys.argv[1], Path(sys.argv[2]), sys.argv[3], int(sys.argv[4]) if len(sys.argv) > 4 else None)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        from keras_resnet.distribution import leave
+        from keras_resnet.workers import leave
 
         code = leave(2)
     sys.exit(code)
