@@ -1,4 +1,4 @@
-"""The image holds what the server needs and nothing else: what no Docker here can build is read."""
+"""The image holds what the server needs and nothing else: the Dockerfile is read; run_container.py does it."""
 
 import re
 import shlex
@@ -7,15 +7,14 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.run_container import read_steps
+
 ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
 def steps():
-    """(instruction, rest) of each step of the Dockerfile, lines joined."""
-    text = re.sub(r"\\\n\s*", " ", (ROOT / "Dockerfile").read_text())
-    lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
-    return [tuple(line.split(maxsplit=1)) for line in lines]
+    return read_steps()
 
 
 def test_what_is_copied_is_there_and_not_ignored(steps):
