@@ -214,6 +214,7 @@ AUGMENTATIONS: dict[str, Step] = {
         "random rectangle of 8 to 100 % of the area, mirror every other image; for photographs",
         rectangle=random_rectangle,
         image=resize_and_flip,
+        options={"antialias": Option(1, 0, 1, is_whole=True)},
     ),
     "erase": Step(
         "fill a random rectangle with random pixels, in a part of the images",

@@ -13,12 +13,13 @@ from keras_resnet.data.preprocessing import LUMA, Preprocessing
 _KERNELS = {"bilinear": "triangle", "bicubic": "keyscubic", "lanczos3": "lanczos3"}
 
 
-def resize_image(images: Any, preprocessing: Preprocessing) -> tf.Tensor:
+def resize_image(images: Any, preprocessing: Preprocessing, *, antialias: bool = True) -> tf.Tensor:
     """Brings images of any one size to the network's size and number of channels.
 
     Args:
         images: [..., height, width, 1 or 3], uint8 or float, 0..255, RGB: one image or a batch.
         preprocessing: The settings.
+        antialias: Whether an image that shrinks is smoothed first; for training alone, "squash" only.
 
     Returns:
         float32 tensor [..., preprocessing.height, preprocessing.width, preprocessing.channels], 0..255.
@@ -27,7 +28,7 @@ def resize_image(images: Any, preprocessing: Preprocessing) -> tf.Tensor:
     images = to_channels(images, preprocessing.channels)
     target = (preprocessing.height, preprocessing.width)
     if preprocessing.resize == "squash":
-        resized = _resize(images, target, preprocessing.interpolation)
+        resized = _resize(images, target, preprocessing.interpolation, antialias=antialias)
     else:
         resized = _resize_and_crop(images, target, preprocessing)
     return tf.ensure_shape(resized, [*images.shape[:-3], *target, preprocessing.channels])
@@ -83,11 +84,12 @@ def to_channels(images: tf.Tensor, channels: int) -> tf.Tensor:
     return tf.cast((weighted + 0x8000) // 65536, images.dtype)
 
 
-def _resize(images: tf.Tensor, size: Any, interpolation: str) -> tf.Tensor:
+def _resize(images: tf.Tensor, size: Any, interpolation: str, *, antialias: bool = True) -> tf.Tensor:
     if isinstance(size, tuple) and tuple(images.shape[-3:-1]) == size:
         return tf.cast(images, tf.float32)
-    if interpolation == "nearest":
-        return tf.cast(tf.image.resize(images, size, interpolation), tf.float32)
+    if interpolation == "nearest" or not antialias:
+        resized = tf.cast(tf.image.resize(images, size, interpolation), tf.float32)
+        return resized if interpolation in ("nearest", "bilinear") else tf.clip_by_value(resized, 0.0, 255.0)
     shape, channels = tf.shape(images), images.shape[-1]
     height, width = size[0], size[1]
     # `tf.image.resize` to the bit. Its operator is fast along columns, where it adds whole rows, and slow along rows,

@@ -210,6 +210,7 @@ def test_steps_compose_in_order_and_the_first_keeps_its_seed():
         ("randaugment:2:31", "whole number from 0 to 30"),
         ("color_jitter:-1", "brightness .* from 0 to 10"),
         ("crop:3", "takes none"),
+        ("inception_crop_flip:0.5", "antialias .* whole number from 0 to 1"),
         ("erase:1.5", "probability of the augmentation erase must be a number from 0 to 1"),
         ("crop,inception_crop_flip", "inception_crop_flip .* must come first"),
     ],
@@ -246,6 +247,29 @@ def test_a_random_rectangle_has_the_area_and_proportions_it_should():
     assert 0.7 < min(aspects) < 0.85
     assert 1.2 < max(aspects) < 1.43
     assert 0.38 < np.mean(flipped) < 0.62  # 300 draws: a standard deviation of 0.03
+
+
+@pytest.mark.parametrize("interpolation", ["nearest", "bilinear", "bicubic", "lanczos3"])
+def test_without_antialiasing_a_crop_is_what_the_plain_operator_makes_of_it(interpolation):
+    image = tf.constant(np.random.default_rng(0).integers(0, 256, (90, 120, 3), np.uint8))
+    settings = Preprocessing(24, 24, 3, (0.5,) * 3, (0.5,) * 3, interpolation=interpolation)
+    smooth, plain = (parse_augmentation(f"inception_crop_flip:{antialias}") for antialias in (1, 0))
+    seeds = [tf.constant([number, 0]) for number in range(12)]
+    crops = []
+    for seed in seeds:
+        top, left, height, width = smooth.rectangle(90, 120, seed).numpy()
+        crop = image[top : top + height, left : left + width]
+        mirrored = tf.reverse(crop, [1])
+        result = plain.change_image(image, seed, settings)
+        assert result.dtype == tf.float32
+        assert np.min(result) >= 0.0
+        assert np.max(result) <= 255.0
+        # Two roundings of float32 at 255, at the most: the operator may add in another order.
+        either = [tf.cast(tf.image.resize(part, (24, 24), interpolation), tf.float32) for part in (crop, mirrored)]
+        assert min(np.abs(result - np.clip(one, 0, 255)).max() for one in either) < 1e-4
+        crops.append(np.abs(result - smooth.change_image(image, seed, settings)).max())
+    # Smoothing is another picture where a crop shrinks, and none at all where it is the nearest pixel.
+    assert (max(crops) > 10) == (interpolation != "nearest")
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 3), (1, 300, 3), (300, 1, 3), (2, 3, 3)])
