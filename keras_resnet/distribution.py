@@ -1,12 +1,12 @@
 """Where a network trains: devices, precision and XLA. The one place where hardware is decided.
 
-On TensorFlow: a CPU, one GPU, or several GPUs of one machine through tf.distribute.MirroredStrategy. There each GPU
-normalizes its own part of the batch, so the result is not bit for bit that of one. Several processes are refused: each
-would train alone, on all the data.
+On TensorFlow: a CPU, one GPU, or several GPUs of one machine through tf.distribute.MirroredStrategy. On JAX: one
+device.
 
-On JAX: one device, or one or more of each of several processes (workers), on any number of machines, through
-keras.distribution.DataParallel (see `workers`). Each prepares its rows of every global batch; a step computes what one
-device would with the whole batch, batch normalization's statistics included.
+On either: one or more devices of each of several processes (workers), on any number of machines, through
+tf.distribute.MultiWorkerMirroredStrategy or keras.distribution.DataParallel (see `workers`). Each prepares its rows of
+every global batch; a step computes what one device would with the whole batch, batch normalization's statistics
+included.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ from typing import Any
 
 from keras_resnet.backends import JAX, backend, has_tensorflow
 from keras_resnet.errors import UserError, unknown_name
-from keras_resnet.workers import WORKERS, Workers, join, tensorflow_workers, workers_of_environment
+from keras_resnet.workers import Workers, join, join_on_tensorflow, place_in_environment
 
 DEVICES = ("auto", "cpu", "one_gpu", "all_gpus")
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16", "auto")
@@ -51,26 +51,24 @@ def create_strategy(devices: str, *, workers: bool = False) -> Any:
     """
     if devices not in DEVICES:
         raise unknown_name("devices", devices, DEVICES)
+    place = place_in_environment()
+    count, source = place.workers, place.source
     if backend() == JAX:
         import jax
 
-        count = workers_of_environment()[1]
         if workers:
             count = join()
         elif count == 1:
-            count = jax.process_count()
-        if count > 1 and not workers:
-            raise UserError(
-                f"Workers share a training and nothing else, and jax.distributed names {count}: each would train "
-                f"alone, on all the data. Start one process for this, without {WORKERS}."
-            )
-        return _jax_device(devices) if count == 1 else _jax_workers(devices)
-    count, source = tensorflow_workers()
-    if count > 1:
+            count, source = jax.process_count(), "jax.distributed"
+    if count > 1 and not workers:
         raise UserError(
-            f"On TensorFlow a network is trained by one process, and {source} names {count}: each would train alone, "
-            f"on all the data. Start one process, without {source}, or several on JAX (KERAS_BACKEND=jax)."
+            f"Workers share a training and nothing else, and {source} names {count}: each would work alone, on all the "
+            f"data. Start one process for this, without {source}."
         )
+    if backend() == JAX:
+        return _jax_device(devices) if count == 1 else _jax_workers(devices)
+    if count > 1:
+        return _tensorflow_workers(devices)
     import tensorflow as tf
 
     gpus = tf.config.list_logical_devices("GPU")
@@ -81,6 +79,21 @@ def create_strategy(devices: str, *, workers: bool = False) -> Any:
     if devices == "one_gpu" or len(gpus) == 1:
         return tf.distribute.OneDeviceStrategy("/gpu:0") if len(gpus) > 1 else tf.distribute.get_strategy()
     return tf.distribute.MirroredStrategy()
+
+
+def _tensorflow_workers(devices: str) -> Workers:
+    import tensorflow as tf
+
+    # Nothing here may start the devices: the workers are joined before.
+    gpus = tf.config.list_physical_devices("GPU")
+    if devices in ("one_gpu", "all_gpus") and not gpus:
+        raise UserError(
+            f"devices={devices!r} needs a GPU on every worker, and TensorFlow sees none. Use 'auto' or 'cpu'."
+        )
+    if devices in ("cpu", "one_gpu"):
+        with contextlib.suppress(RuntimeError):  # joined already, with the devices of the first time
+            tf.config.set_visible_devices(gpus[:1] if devices == "one_gpu" else [], "GPU")
+    return join_on_tensorflow()
 
 
 def _jax_workers(devices: str) -> Workers:
@@ -182,27 +195,23 @@ def is_chief(strategy: Any) -> bool:
     Args:
         strategy: From `create_strategy`.
     """
-    if isinstance(strategy, Workers):
-        return strategy.rank == 0
-    resolver = getattr(strategy, "cluster_resolver", None)
-    kind = getattr(resolver, "task_type", None)
-    return kind in (None, "", "chief") or (
-        kind == "worker" and resolver.task_id == 0 and "chief" not in resolver.cluster_spec().jobs
-    )
+    return not isinstance(strategy, Workers) or strategy.rank == 0
 
 
 def jit_compile(xla: str, strategy: Any) -> bool | str:
     """Translates the XLA choice into `compile`'s argument.
 
     Args:
-        xla: "auto" (Keras decides: on for one GPU, off on CPU and over several GPUs; always on for JAX), "on" or "off".
+        xla: "auto" (Keras decides: on for one GPU, off on CPU and over several devices; always on for JAX), "on" or
+            "off".
         strategy: From `create_strategy`.
 
     Returns:
         "auto", True or False.
 
     Raises:
-        UserError: The name is unknown, XLA is forced over several GPUs, where it fails, or forbidden on JAX.
+        UserError: The name is unknown, XLA is forced over several devices of TensorFlow, where it fails, or it is
+            forbidden on JAX.
     """
     if xla not in XLA:
         raise unknown_name("xla", xla, XLA)
@@ -212,8 +221,10 @@ def jit_compile(xla: str, strategy: Any) -> bool | str:
         return True
     import tensorflow as tf
 
-    if xla == "on" and strategy.num_replicas_in_sync > 1:
-        raise UserError("xla='on' does not work over several GPUs. Use 'auto', or devices='one_gpu'.")
+    if strategy.num_replicas_in_sync > 1:
+        if xla == "on":
+            raise UserError("xla='on' does not work over several devices of TensorFlow. Use 'auto', or one device.")
+        return False
     if xla == "auto":
         # Keras' "auto" turns XLA on when the model supports it; on a CPU that made training over twice as slow.
         return "auto" if tf.config.list_logical_devices("GPU") else False

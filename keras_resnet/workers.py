@@ -1,12 +1,15 @@
 """Several processes that train one network together: how the environment names them, and how they keep step.
 
-Keras' own variables name them: KERAS_DISTRIBUTION_JOB_ADDRESSES (host:port of worker 0),
-KERAS_DISTRIBUTION_NUM_PROCESSES and KERAS_DISTRIBUTION_PROCESS_ID.
+On either backend Keras' own variables name them: KERAS_DISTRIBUTION_JOB_ADDRESSES (host:port of each worker; JAX needs
+that of worker 0 alone), KERAS_DISTRIBUTION_NUM_PROCESSES and KERAS_DISTRIBUTION_PROCESS_ID. So does TF_CONFIG, which
+Kubeflow and others set.
 """
 
 import contextlib
+import functools
 import json
 import os
+import signal
 import sys
 import threading
 from collections.abc import Iterator
@@ -17,60 +20,150 @@ from keras_resnet.backends import JAX, backend
 from keras_resnet.errors import UserError
 
 ADDRESS, WORKERS, RANK = (f"KERAS_DISTRIBUTION_{name}" for name in ("JOB_ADDRESSES", "NUM_PROCESSES", "PROCESS_ID"))
+CLUSTER = "TF_CONFIG"
 # Seconds that a worker waits for the others to start.
 START_TIMEOUT = "KERAS_RESNET_START_TIMEOUT"
 _DEFAULT_START_TIMEOUT = 300
 # Seconds without a sign of life after which a worker counts as lost; one whose process ended is noticed at once.
 _SILENCE = 60
+# What errors of the backends say where another worker is lost.
+_LOST = ("Gloo", "NCCL", "oordination", "Collective ops")
 
 
-def tensorflow_workers() -> tuple[int, str]:
-    """The number of processes that were told to train together, and by what."""
-    if workers_of_environment()[1] > 1:
-        return workers_of_environment()[1], WORKERS
-    try:
-        jobs = json.loads(os.environ.get("TF_CONFIG") or "{}").get("cluster", {})
-        return sum(len(jobs.get(kind, ())) for kind in ("chief", "worker")), "TF_CONFIG"
-    except (ValueError, AttributeError, TypeError):
-        return 1, "TF_CONFIG"  # nothing that TensorFlow would understand either
+@dataclass(frozen=True)
+class Place:
+    """Where the environment puts this process among the workers.
+
+    Attributes:
+        rank: Its number; 0 is the chief.
+        workers: How many there are.
+        addresses: "host:port" of the workers, as many as were named.
+        source: The variable that names them.
+    """
+
+    rank: int = 0
+    workers: int = 1
+    addresses: tuple[str, ...] = ()
+    source: str = WORKERS
 
 
-def workers_of_environment() -> tuple[int, int]:
-    """Returns (rank, workers) as the environment names them; (0, 1) where it names none.
+def place_in_environment() -> Place:
+    """Returns where the environment puts this process; `Place()` where it names no other worker.
 
     Raises:
-        UserError: It names no whole numbers, or a rank that there is not.
+        UserError: It names no whole numbers, a rank that there is not, a kind of worker that does not train, or
+            workers by two variables.
     """
     given = [os.environ.get(RANK) or "0", os.environ.get(WORKERS) or "1"]
+    rank, workers = (int(text) if text.isascii() and text.isdigit() else -1 for text in given)
+    if not 0 <= rank < workers:
+        raise UserError(f"{RANK} must be a whole number from 0 and below {WORKERS}, got {given[0]!r} and {given[1]!r}.")
+    cluster = _cluster()
+    if workers == 1 or cluster is None:
+        return cluster or Place(rank, workers, tuple(filter(None, os.environ.get(ADDRESS, "").split(","))))
+    raise UserError(f"{WORKERS} and {CLUSTER} both name workers. Leave one of them out.")
+
+
+def _cluster() -> Place | None:
+    """What TF_CONFIG says; None where it names fewer than two workers."""
     try:
-        rank, workers = map(int, given)
-        if 0 <= rank < workers:
-            return rank, workers
-    except ValueError:
-        pass
-    raise UserError(f"{RANK} must be a whole number from 0 and below {WORKERS}, got {given[0]!r} and {given[1]!r}.")
+        stated = json.loads(os.environ.get(CLUSTER) or "{}")
+        jobs = {kind: list(addresses) for kind, addresses in stated.get("cluster", {}).items()}
+        addresses = [*jobs.get("chief", ()), *jobs.get("worker", ())]
+        if len(addresses) < 2:
+            return None
+    except (ValueError, AttributeError, TypeError):
+        return None  # nothing that TensorFlow would understand either
+    task = stated.get("task") or {}
+    kind, index = task.get("type"), str(task.get("index"))
+    if jobs.keys() - {"chief", "worker"} or kind not in jobs:
+        raise UserError(
+            f"{CLUSTER} must name a chief and workers alone, and this process as one of them, got "
+            f"{', '.join(sorted(jobs))} and the task {task}."
+        )
+    if not index.isdigit() or int(index) >= len(jobs[kind]):
+        raise UserError(f"The task of {CLUSTER} must be one of its {len(jobs[kind])} of type {kind}, got {task}.")
+    rank = int(index) + (len(jobs.get("chief", ())) if kind == "worker" else 0)
+    return Place(rank, len(addresses), tuple(addresses), CLUSTER)
 
 
 def join() -> int:
-    """Joins the workers that the environment names, once a process; returns how many there are."""
+    """Joins the workers of JAX that the environment names, once a process; returns how many there are."""
     import jax
 
-    rank, workers = workers_of_environment()
-    if workers == 1 or jax.distributed.is_initialized():
+    place = place_in_environment()
+    if place.workers == 1 or jax.distributed.is_initialized():
         return jax.process_count()
-    address = os.environ.get(ADDRESS, "").split(",")[0]
-    if not address.rpartition(":")[0] or not address.rpartition(":")[2].isdigit():
-        raise UserError(f"{ADDRESS} must name worker 0 as host:port where {WORKERS} is {workers}, got {address!r}.")
+    _check_addresses(place, 1)
+    with _start_deadline(place) as seconds:
+        # What keras.distribution.initialize calls, which knows no deadlines.
+        jax.distributed.initialize(
+            place.addresses[0],
+            place.workers,
+            place.rank,
+            initialization_timeout=int(seconds) + 60,
+            heartbeat_timeout_seconds=_SILENCE,
+            shutdown_timeout_seconds=_SILENCE,
+        )
+    return place.workers
+
+
+@functools.cache  # TensorFlow can join once a process
+def join_on_tensorflow() -> "Workers":
+    """Joins the workers of TensorFlow that the environment names; nothing else may have used TensorFlow before."""
+    import tensorflow as tf
+
+    place = place_in_environment()
+    _check_addresses(place, place.workers)
+    gpus = len(tf.config.get_visible_devices("GPU"))
+    # TensorFlow would take the signal, and not end.
+    with _start_deadline(place), _kept_handler(signal.SIGTERM):
+        strategy = tf.distribute.MultiWorkerMirroredStrategy(
+            tf.distribute.cluster_resolver.SimpleClusterResolver(
+                tf.train.ClusterSpec({"worker": place.addresses}),
+                task_type="worker",
+                task_id=place.rank,
+                num_accelerators={"GPU": gpus} if gpus else {},
+                rpc_layer="grpc",
+            )
+        )
+        workers = Workers(strategy, place.rank, place.workers)
+        agreed(workers, 0)
+    return workers
+
+
+@contextlib.contextmanager
+def _kept_handler(number: int) -> Iterator[None]:
+    handler = signal.getsignal(number)
+    try:
+        yield
+    finally:
+        if handler is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(number, handler)
+
+
+def _check_addresses(place: Place, needed: int) -> None:
+    given = place.addresses[:needed]
+    if len(given) < needed or not all(host and port.isdigit() for host, _, port in (a.rpartition(":") for a in given)):
+        whose = "worker 0" if needed == 1 else f"each of the {needed} workers, with commas between them,"
+        name = ADDRESS if place.source == WORKERS else CLUSTER
+        raise UserError(f"{name} must name {whose} as host:port, got {','.join(place.addresses)!r}.")
+
+
+@contextlib.contextmanager
+def _start_deadline(place: Place) -> Iterator[float]:
+    """Ends the process where the others have not come in time: the backends would wait on, or end it with a dump."""
     try:
         seconds = float(os.environ.get(START_TIMEOUT) or _DEFAULT_START_TIMEOUT)
     except ValueError:
         raise UserError(f"{START_TIMEOUT} must be a number of seconds, got {os.environ[START_TIMEOUT]!r}.") from None
 
     def give_up() -> None:
-        # JAX would wait, and then end the process with a dump of its stack.
+        name = ADDRESS if place.source == WORKERS else CLUSTER
         print(
-            f"error: Worker {rank} of {workers} waited {seconds:g} s for the others at {address}. Start all of them, "
-            f"with the same {ADDRESS}, and within {START_TIMEOUT} seconds of each other.",
+            f"error: Worker {place.rank} of {place.workers} waited {seconds:g} s for the others at "
+            f"{','.join(place.addresses)}. Start all of them, with the same {name}, and within {START_TIMEOUT} seconds "
+            "of each other.",
             file=sys.stderr,
             flush=True,
         )
@@ -79,28 +172,21 @@ def join() -> int:
     deadline = threading.Timer(seconds, give_up)
     deadline.daemon = True
     deadline.start()
-    # What keras.distribution.initialize calls, which knows no deadlines.
-    jax.distributed.initialize(
-        address,
-        workers,
-        rank,
-        initialization_timeout=int(seconds) + 60,
-        heartbeat_timeout_seconds=_SILENCE,
-        shutdown_timeout_seconds=_SILENCE,
-    )
-    deadline.cancel()
-    return workers
+    try:
+        yield seconds
+    finally:
+        deadline.cancel()
 
 
 @dataclass(frozen=True)
 class Workers:
-    """Several processes that train one network on JAX, each with its devices.
+    """Several processes that train one network, each with its devices.
 
     What is built in `scope` belongs to this process alone, as the network that is stored; what is built in
     `all_workers`, as the one that trains, has the same values on all of them, and each must do the same with it.
 
     Attributes:
-        distribution: The keras.distribution.DataParallel over all devices.
+        distribution: Over all devices: a keras.distribution.DataParallel, or a tf.distribute.Strategy on TensorFlow.
         rank: The number of this process; 0 is the chief.
         workers: How many there are.
     """
@@ -112,7 +198,8 @@ class Workers:
     @property
     def num_replicas_in_sync(self) -> int:
         """The number of devices of all workers."""
-        return self.distribution.num_model_replicas
+        count = "num_model_replicas" if backend() == JAX else "num_replicas_in_sync"
+        return getattr(self.distribution, count)
 
     def scope(self) -> contextlib.AbstractContextManager:
         """Returns a context that changes nothing."""
@@ -124,23 +211,56 @@ def all_workers(strategy: Any) -> contextlib.AbstractContextManager:
     return strategy.distribution.scope() if isinstance(strategy, Workers) else contextlib.nullcontext()
 
 
+def shared_batches(workers: Workers, batches: Any, rows: int) -> Any:
+    """Makes this worker's part of every batch what `fit` takes.
+
+    Args:
+        workers: From `create_strategy`.
+        batches: (images, targets), this worker's rows of each batch.
+        rows: How many those are.
+    """
+    if backend() == JAX:
+        return batches
+    devices = len(workers.distribution.extended.worker_devices)
+    if devices > 1:
+        batches = batches.rebatch(rows // devices)  # one behind the other, in the order of the devices
+    return workers.distribution.distribute_datasets_from_function(lambda _: batches)
+
+
 def agreed(strategy: Any, number: int) -> bool:
     """Waits for all workers and tells whether each has come with the same number; True for one."""
     if not isinstance(strategy, Workers):
         return True
     import numpy as np
+
+    if backend() != JAX:
+        return bool((_gather(strategy.distribution)(number) == number).all())
     from jax.experimental import multihost_utils
 
     return bool((multihost_utils.process_allgather(np.array(number)) == number).all())
 
 
+@functools.cache
+def _gather(strategy: Any) -> Any:
+    """A function number → the numbers of all devices of all workers of TensorFlow, as float32: whole ones below 2²⁴."""
+    import tensorflow as tf
+
+    def own_place(number: Any) -> Any:
+        replica = tf.distribute.get_replica_context()
+        placed = tf.one_hot(replica.replica_id_in_sync_group, replica.num_replicas_in_sync) * number
+        return replica.all_reduce(tf.distribute.ReduceOp.SUM, placed)
+
+    gather = tf.function(lambda number: strategy.run(own_place, args=(number,)), autograph=False)
+    return lambda number: strategy.experimental_local_results(gather(tf.constant(number, tf.float32)))[0].numpy()
+
+
 @contextlib.contextmanager
 def named_lost_workers(strategy: Any) -> Iterator[None]:
-    """Turns what JAX raises when another worker ended into a UserError."""
+    """Turns what the backend raises when another worker ended into a UserError."""
     try:
         yield
     except Exception as error:
-        if isinstance(strategy, Workers) and any(word in str(error) for word in ("Gloo", "NCCL", "oordination")):
+        if isinstance(strategy, Workers) and any(word in str(error) for word in _LOST):
             raise UserError(
                 "Another worker has ended; its own output says why. Start all of them again: they go on behind the "
                 "newest checkpoint."
@@ -149,9 +269,15 @@ def named_lost_workers(strategy: Any) -> Iterator[None]:
 
 
 def leave(code: int) -> int:
-    """Ends one of several workers at once where it failed: JAX would wait for the others at the end of the process."""
-    if code and os.environ.get(WORKERS) and backend() == JAX:
+    """Ends one of several workers at once where it failed: the backend might wait for the others at the end."""
+    if code and _has_joined():
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
     return code
+
+
+def _has_joined() -> bool:
+    if backend() == JAX:
+        return "jax" in sys.modules and sys.modules["jax"].distributed.is_initialized()
+    return bool(join_on_tensorflow.cache_info().currsize)

@@ -1,7 +1,6 @@
-"""Which process writes. Strategies of several machines are not started here; what they say of a worker is."""
+"""Which process is which and writes. Several workers are started in training/test_workers.py."""
 
 import json
-from types import SimpleNamespace
 
 import pytest
 import tensorflow as tf
@@ -9,6 +8,7 @@ import tensorflow as tf
 from keras_resnet import distribution
 from keras_resnet.distribution import PRECISIONS, create_strategy, is_chief, keras_precision
 from keras_resnet.errors import UserError
+from keras_resnet.workers import ADDRESS, RANK, WORKERS, Place, Workers, place_in_environment
 
 
 def test_a_single_process_is_the_chief():
@@ -16,30 +16,68 @@ def test_a_single_process_is_the_chief():
     assert is_chief(tf.distribute.MirroredStrategy(["CPU:0"]))
 
 
+def named_by(cluster, kind="worker", index=0):
+    return json.dumps({"cluster": cluster, "task": {"type": kind, "index": index}})
+
+
+PAIR = {"worker": ["a:1", "b:1"]}
+WITH_CHIEF = {"chief": ["a:1"], "worker": ["b:1", "c:1"]}
+
+
 @pytest.mark.parametrize(
-    ("cluster", "kind", "number", "expected"),
+    ("variables", "expected"),
     [
-        ({"worker": ["a:1", "b:1"]}, "worker", 0, True),
-        ({"worker": ["a:1", "b:1"]}, "worker", 1, False),
-        ({"chief": ["a:1"], "worker": ["b:1"]}, "chief", 0, True),
-        ({"chief": ["a:1"], "worker": ["b:1"]}, "worker", 0, False),
+        ({}, Place()),
+        ({"TF_CONFIG": named_by(PAIR, index=1)}, Place(1, 2, ("a:1", "b:1"), "TF_CONFIG")),
+        ({"TF_CONFIG": named_by(WITH_CHIEF, "chief")}, Place(0, 3, ("a:1", "b:1", "c:1"), "TF_CONFIG")),
+        ({"TF_CONFIG": named_by(WITH_CHIEF, index="1")}, Place(2, 3, ("a:1", "b:1", "c:1"), "TF_CONFIG")),
+        ({WORKERS: "2", RANK: "1", ADDRESS: "a:1,b:1"}, Place(1, 2, ("a:1", "b:1"))),
+        ({WORKERS: "2", "TF_CONFIG": "{}"}, Place(0, 2)),
     ],
 )
-def test_the_first_of_several_workers_is_the_chief(cluster, kind, number, expected):
-    resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(
-        tf.train.ClusterSpec(cluster), task_type=kind, task_id=number
-    )
-    assert is_chief(SimpleNamespace(cluster_resolver=resolver)) is expected
+def test_the_environment_names_a_place_among_the_workers(monkeypatch, variables, expected):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert place_in_environment() == expected
 
 
 @pytest.mark.parametrize(
-    ("cluster", "count"),
-    [({"worker": ["a:1", "b:1"]}, 2), ({"chief": ["a:1"], "worker": ["b:1", "c:1"]}, 3)],
+    ("variables", "message"),
+    [
+        ({WORKERS: "2", RANK: "2"}, f"{RANK} must be a whole number from 0 and below {WORKERS}"),
+        ({WORKERS: "two"}, f"{RANK} must be a whole number from 0 and below {WORKERS}"),
+        ({WORKERS: "2", "TF_CONFIG": named_by(PAIR)}, f"{WORKERS} and TF_CONFIG both name workers"),
+        ({"TF_CONFIG": named_by(PAIR, "evaluator")}, "TF_CONFIG must name a chief and workers alone"),
+        ({"TF_CONFIG": named_by({**PAIR, "ps": ["c:1"]})}, "TF_CONFIG must name a chief and workers alone"),
+        ({"TF_CONFIG": named_by(PAIR, index=2)}, "The task of TF_CONFIG must be one of its 2 of type worker"),
+    ],
 )
-def test_one_of_several_workers_does_not_train_alone(monkeypatch, cluster, count):
-    monkeypatch.setenv("TF_CONFIG", json.dumps({"cluster": cluster, "task": {"type": "worker", "index": 0}}))
-    with pytest.raises(UserError, match=f"TF_CONFIG names {count}: each would train alone"):
+def test_a_place_that_cannot_be_is_refused(monkeypatch, variables, message):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=message):
+        place_in_environment()
+
+
+@pytest.mark.parametrize(("cluster", "count"), [(PAIR, 2), (WITH_CHIEF, 3)])
+def test_one_of_several_workers_does_not_work_alone(monkeypatch, cluster, count):
+    monkeypatch.setenv("TF_CONFIG", named_by(cluster))
+    with pytest.raises(UserError, match=f"TF_CONFIG names {count}: each would work alone"):
         create_strategy("cpu")
+
+
+@pytest.mark.parametrize("addresses", ["", "a:1", "a:1,b", "a:1,:2"])
+def test_tensorflow_needs_the_address_of_each_worker(monkeypatch, addresses):
+    monkeypatch.setenv(WORKERS, "2")
+    monkeypatch.setenv(ADDRESS, addresses)
+    with pytest.raises(
+        UserError, match=f"{ADDRESS} must name each of the 2 workers, with commas between them, as host"
+    ):
+        create_strategy("cpu", workers=True)
+
+
+def test_the_first_worker_is_the_chief():
+    assert [is_chief(Workers(None, rank, 2)) for rank in range(2)] == [True, False]
 
 
 @pytest.mark.parametrize("text", ["", "{}", "no JSON", '{"cluster": {"worker": ["a:1"]}}'])
@@ -52,7 +90,7 @@ def test_one_of_several_processes_of_jax_does_not_train_alone(monkeypatch):
     jax = pytest.importorskip("jax")
     monkeypatch.setattr(distribution, "backend", lambda: distribution.JAX)
     monkeypatch.setattr(jax, "process_count", lambda: 2)
-    with pytest.raises(UserError, match=r"jax\.distributed names 2: each would train alone"):
+    with pytest.raises(UserError, match=r"jax\.distributed names 2: each would work alone"):
         create_strategy("cpu")
 
 

@@ -13,7 +13,6 @@ import numpy as np
 
 from keras_resnet import provenance
 from keras_resnet.archives import megabytes
-from keras_resnet.backends import JAX, backend
 from keras_resnet.cli import script
 from keras_resnet.cli.models import TABLE_HEADER, table_row
 from keras_resnet.cli.recipes import settings_table
@@ -24,7 +23,7 @@ from keras_resnet.training.named_recipes import DEFAULT_RECIPE, recipe_settings
 from keras_resnet.training.recipe_files import load_settings, override
 from keras_resnet.training.recipes import Recipe, setting_kind
 from keras_resnet.training.runs import RunDirectory, default_name, find_network
-from keras_resnet.workers import WORKERS, workers_of_environment
+from keras_resnet.workers import place_in_environment
 
 
 def build_parser() -> script.Parser:
@@ -49,7 +48,7 @@ def build_parser() -> script.Parser:
         "--workers",
         type=script.positive_int,
         metavar="N",
-        help="train by N processes on this machine, which share each batch (Keras on JAX)",
+        help="train by N processes on this machine, which share each batch",
     )
     run.add_argument(
         "--restarts",
@@ -133,7 +132,7 @@ def _train(arguments: argparse.Namespace, given: list[str]) -> int:
     require_backend()
     several = _check_workers(arguments)
 
-    if arguments.rescan and not (several and workers_of_environment()[0]):
+    if arguments.rescan and not (several and place_in_environment().rank):
         from keras_resnet.data.folder import forget_scan
 
         forget_scan(recipe.dataset)
@@ -167,7 +166,7 @@ def _train(arguments: argparse.Namespace, given: list[str]) -> int:
         again = provenance.command("train.py", [flag for flag in given if flag != "--overwrite"])
         raise type(interrupt)(f"Interrupted. Run it again and it resumes: {again}") from None
 
-    if several and workers_of_environment()[0]:
+    if several and place_in_environment().rank:
         return 0  # the chief tells
     seconds, cpu_seconds = time.perf_counter() - began, time.process_time() - began_cpu
     report(
@@ -199,16 +198,13 @@ def _check_workers(arguments: argparse.Namespace) -> bool:
     count = arguments.workers or 1
     if arguments.restarts and not arguments.workers:
         raise UserError(f"--restarts belongs to --workers, got {arguments.restarts}. Give both, or leave it out.")
-    named = workers_of_environment()[1]
-    if arguments.workers and named > 1:
-        raise UserError(f"--workers starts the workers, and {WORKERS} names {named} already. Leave one of them out.")
-    if max(count, named) == 1:
-        return False
-    if backend() != JAX:
+    place = place_in_environment()
+    if arguments.workers and place.workers > 1:
         raise UserError(
-            f"Several workers train on Keras' JAX backend, got {max(count, named)} on {backend()!r}. "
-            "Set KERAS_BACKEND=jax."
+            f"--workers starts the workers, and {place.source} names {place.workers} already. Leave one of them out."
         )
+    if max(count, place.workers) == 1:
+        return False
     for flag in ("dry_run", "find_learning_rate", "seeds"):
         if getattr(arguments, flag):
             raise UserError(f"Several workers do one training, got --{flag.replace('_', '-')}, too. Leave one out.")

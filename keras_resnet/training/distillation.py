@@ -18,9 +18,10 @@ from keras_resnet.data.preprocessing import LUMA, Preprocessing
 from keras_resnet.distribution import replicas
 from keras_resnet.errors import UserError
 from keras_resnet.graphs.heads import check_classifier
+from keras_resnet.training.several_devices import ModelOfWorkers
 
 
-class DistilledModel(keras.Model):
+class DistilledModel(ModelOfWorkers):
     """A functional model whose training loss is (1 - w) · loss + w · T² · KL(teacher ‖ model), both softened by T.
 
     Args:
@@ -28,10 +29,19 @@ class DistilledModel(keras.Model):
         teacher: Normalised images as the model takes them → log-probabilities, float32 [n, classes].
         temperature: T, above 0.
         weight: w, 0..1.
+        own: Of `ModelOfWorkers`.
     """
 
-    def __init__(self, model: keras.Model, *, teacher: Callable[[Any], Any], temperature: float, weight: float):
-        super().__init__(inputs=model.inputs, outputs=model.outputs[0], name=model.name)
+    def __init__(
+        self,
+        model: keras.Model,
+        *,
+        teacher: Callable[[Any], Any],
+        temperature: float,
+        weight: float,
+        own: Callable[[], keras.Model] | None = None,
+    ):
+        super().__init__(model, own)
         self._teacher, self._temperature, self._weight = teacher, temperature, weight
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):

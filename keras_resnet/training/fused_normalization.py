@@ -3,15 +3,17 @@
 Keras 3's BatchNormalization is written in elementary operators. TensorFlow has one fused operator for it, forward and
 backward (Ioffe & Szegedy 2015, arXiv:1502.03167). A twin of the network uses that one; because the variables are the
 same in the same order, the weights are copied into the plain network afterwards, which then loads anywhere without
-custom objects. On JAX the twin keeps Keras' own, whose operators XLA fuses. The twin also carries the precision
-policy, so that the stored network is always a float32 one.
+custom objects. On JAX the twin keeps Keras' own, whose operators XLA fuses. Over several devices it uses Keras' own,
+too, by the statistics of the whole batch. The twin also carries the precision policy, so that the stored network is
+always a float32 one.
 """
 
 import keras
 
 from keras_resnet.backends import TENSORFLOW, backend
-from keras_resnet.distribution import keras_precision
+from keras_resnet.distribution import keras_precision, replicas
 from keras_resnet.graphs.rewriting import rewrite
+from keras_resnet.training.several_devices import WholeBatchDropout
 
 
 class FusedBatchNormalization(keras.layers.BatchNormalization):
@@ -61,6 +63,7 @@ def training_twin(model: keras.Model, *, precision: str = "float32") -> keras.Mo
     """
 
     policy = keras_precision(precision)
+    several = replicas() > 1
 
     def twin_layer(layer: keras.Layer) -> keras.Layer:
         config = layer.get_config()
@@ -68,6 +71,10 @@ def training_twin(model: keras.Model, *, precision: str = "float32") -> keras.Mo
         is_layer = isinstance(layer, keras.Layer) and not isinstance(layer, keras.layers.InputLayer)
         if is_layer and layer.name not in model.output_names:
             config["dtype"] = policy
+        if several and type(layer) is keras.layers.BatchNormalization:
+            return keras.layers.BatchNormalization.from_config({**config, "synchronized": True})
+        if several and type(layer) is keras.layers.Dropout:
+            return WholeBatchDropout.from_config(config)
         return (FusedBatchNormalization if _can_be_fused(layer) else type(layer)).from_config(config)
 
     return rewrite(model, twin_layer)

@@ -4,6 +4,7 @@ Each is the same command in a process of its own, with its place in the environm
 output is shown; another worker's only where it ends first. This module imports neither TensorFlow nor Keras.
 """
 
+import contextlib
 import os
 import signal
 import socket
@@ -71,7 +72,7 @@ def launch(
 
 def _run(command: Sequence[str], workers: int, environment: dict[str, str]) -> tuple[int, int, str] | None:
     """Runs the workers once; returns rank, exit code and output of the one that failed first."""
-    place = {ADDRESS: f"127.0.0.1:{_free_port()}", WORKERS: str(workers)}
+    place = {ADDRESS: ",".join(f"127.0.0.1:{port}" for port in _free_ports(workers)), WORKERS: str(workers)}
     environment = {START_TIMEOUT: str(START_SECONDS), **environment, **place}
     with tempfile.TemporaryDirectory() as folder:
         outputs = [Path(folder) / f"{rank}.txt" for rank in range(workers)]
@@ -122,10 +123,12 @@ def _end(processes: Sequence[subprocess.Popen]) -> None:
             process.wait()
 
 
-def _free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
+def _free_ports(count: int) -> list[int]:
+    with contextlib.ExitStack() as stack:
+        found = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in found:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in found]
 
 
 def worker_command(arguments: Sequence[str]) -> list[str]:

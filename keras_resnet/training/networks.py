@@ -16,9 +16,10 @@ from keras_resnet.training.distillation import DistilledModel, teacher_answers
 from keras_resnet.training.fine_tuning import rate_factors
 from keras_resnet.training.fused_normalization import copy_weights, training_twin
 from keras_resnet.training.losses import Accuracy, BalancedAccuracy, create_loss
-from keras_resnet.training.optimizers import create_optimizer, start_averages
+from keras_resnet.training.optimizers import LossScale, create_optimizer, start_averages
 from keras_resnet.training.recipes import Recipe, parse_milestones
 from keras_resnet.training.schedules import Schedule
+from keras_resnet.training.several_devices import ModelOfWorkers
 from keras_resnet.weights.loading import learnt_preprocessing, load_weights
 
 if TYPE_CHECKING:
@@ -82,13 +83,20 @@ def create_network(
     return model, preprocessing
 
 
-def create_twin(model: keras.Model, recipe: Recipe, preprocessing: Preprocessing) -> keras.Model:
+def create_twin(
+    model: keras.Model,
+    recipe: Recipe,
+    preprocessing: Preprocessing,
+    *,
+    own: Callable[[], keras.Model] | None = None,
+) -> keras.Model:
     """Builds the network that trains in place of another one: faster, at other sizes, or with a teacher.
 
     Args:
         model: The network that is stored.
         recipe: The settings.
         preprocessing: The network's input.
+        own: Of `ModelOfWorkers`, where several workers train on TensorFlow.
 
     Returns:
         A network with the same weights in the same order.
@@ -100,13 +108,36 @@ def create_twin(model: keras.Model, recipe: Recipe, preprocessing: Preprocessing
         copy_weights(model, source)
     twin = training_twin(source, precision=recipe.precision)
     if recipe.teacher is None:
-        return twin
+        return twin if own is None else ModelOfWorkers(twin, own)
     return DistilledModel(
         twin,
         teacher=teacher_answers(load_artifact(recipe.teacher), preprocessing, preprocessing.labels),
         temperature=recipe.teacher_temperature,
         weight=recipe.teacher_weight,
+        own=own,
     )
+
+
+def create_judge(
+    model: keras.Model, recipe: Recipe, preprocessing: Preprocessing, *, class_weights: Sequence[float] | None = None
+) -> keras.Model:
+    """Builds a network that computes the loss and metrics of a twin, and does not train; see `create_twin`."""
+    judge = create_twin(model, dataclasses.replace(recipe, teacher=None), preprocessing)
+    judge.compile(**_judgement(judge, recipe, class_weights), jit_compile=False)
+    return judge
+
+
+def _judgement(twin: keras.Model, recipe: Recipe, class_weights: Sequence[float] | None) -> dict[str, Any]:
+    classes = twin.output_shape[-1]
+    loss = create_loss(
+        recipe.loss,
+        classes,
+        smoothing=recipe.label_smoothing,
+        threshold=recipe.target_threshold,
+        class_weights=class_weights,
+    )
+    balanced = [BalancedAccuracy(classes)] if recipe.class_balance != "none" else []
+    return {"loss": loss, "metrics": [Accuracy(classes), *balanced], "auto_scale_loss": False}
 
 
 def compile_twin(
@@ -128,7 +159,6 @@ def compile_twin(
         learning_rate: A schedule of updates in place of the recipe's.
         class_weights: A weight for each class in the loss; None weights all the same.
     """
-    classes = twin.output_shape[-1]
     warmup_epochs = recipe.epochs / 20 if recipe.warmup_epochs is None else recipe.warmup_epochs
     updates = steps * recipe.epochs // recipe.accumulate
     if not updates:
@@ -160,20 +190,12 @@ def compile_twin(
         ema_decay=recipe.ema_decay,
     )
     if recipe.precision == "mixed_float16":
-        optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
+        optimizer = LossScale(optimizer)
     optimizer.build(twin.trainable_variables)
     start_averages(optimizer)
     twin.compile(
         optimizer=optimizer,
-        loss=create_loss(
-            recipe.loss,
-            classes,
-            smoothing=recipe.label_smoothing,
-            threshold=recipe.target_threshold,
-            class_weights=class_weights,
-        ),
-        metrics=[Accuracy(classes), *([BalancedAccuracy(classes)] if recipe.class_balance != "none" else [])],
-        auto_scale_loss=False,
+        **_judgement(twin, recipe, class_weights),
         jit_compile=jit_compile,
     )
 

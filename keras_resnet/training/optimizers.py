@@ -14,7 +14,7 @@ from typing import Any
 
 import keras
 
-from keras_resnet.backends import JAX, backend
+from keras_resnet.backends import JAX, TENSORFLOW, backend
 from keras_resnet.choices import DECAY_FORMS, MOMENTUM_FORMS, OPTIMIZERS
 from keras_resnet.errors import unknown_name
 
@@ -39,6 +39,7 @@ class _Extended:
         super().__init__(*arguments, **options)
         self._rate_factors = {self._var_key(variable): factor for variable, factor in rate_factors if factor != 1.0}
         self._clip_factor = clip_factor
+        self._takes_sums = False
         self._head = {self._var_key(variable) for variable in head}
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
@@ -55,6 +56,12 @@ class _Extended:
             self.weight_decay = decay if decay is None or factor == 1.0 else decay * factor
             super()._apply_weight_decay(group)
         self.weight_decay = decay
+
+    def apply(self, grads: Any, trainable_variables: Any = None) -> None:
+        super().apply(grads if self._takes_sums else _summed(grads), trainable_variables)
+
+    def _all_reduce_sum_gradients(self, grads_and_vars: Any) -> Any:
+        return list(grads_and_vars)  # they are added up already
 
     def _backend_apply_gradients(self, grads: Any, trainable_variables: Any) -> None:
         # Behind a function, because Keras counts variables among an object's attributes as its own.
@@ -122,6 +129,35 @@ class _Extended:
         with keras.StatelessScope(state_mapping=values) as scope:
             self.apply(grads, trained)
         return tuple([scope.get_current_value(v) for v in variables] for variables in (trained, self.variables))
+
+
+class LossScale(keras.optimizers.LossScaleOptimizer):
+    """Keras' LossScaleOptimizer over one of the optimizers below.
+
+    Over several devices all must see the same gradients, to agree on whether they are finite.
+    """
+
+    def __init__(self, inner_optimizer: _Extended):
+        super().__init__(inner_optimizer)
+        inner_optimizer._takes_sums = True
+
+    def apply(self, grads: Any, trainable_variables: Any = None) -> None:
+        super().apply(_summed(grads), trainable_variables)
+
+
+def _summed(gradients: Sequence[Any]) -> list[Any]:
+    """Adds up the gradients of all devices of TensorFlow. Keras would do it behind clipping those of each alone."""
+    if backend() != TENSORFLOW:
+        return list(gradients)
+    import tensorflow as tf
+
+    replica = tf.distribute.get_replica_context()
+    if replica is None or replica.num_replicas_in_sync == 1:
+        return list(gradients)
+    numbers = [number for number, gradient in enumerate(gradients) if gradient is not None]
+    sums = replica.all_reduce(tf.distribute.ReduceOp.SUM, [gradients[number] for number in numbers])
+    found = dict(zip(numbers, sums, strict=True))
+    return [found.get(number) for number in range(len(gradients))]
 
 
 class SGD(_Extended, keras.optimizers.SGD):

@@ -1,6 +1,7 @@
 """What a training starts with: the data of a recipe, its networks, and how batches come."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -8,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import keras
 import numpy as np
 
+from keras_resnet.backends import TENSORFLOW, backend
 from keras_resnet.data.feeding import check_augmentation, training_batches
 from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.data.sources import load_source
@@ -21,9 +23,9 @@ from keras_resnet.training.batch_statistics import BatchStatistics
 from keras_resnet.training.checkpoints import KEPT
 from keras_resnet.training.fine_tuning import Freezing
 from keras_resnet.training.losses import balanced_weights
-from keras_resnet.training.networks import compile_twin, create_network, create_twin
+from keras_resnet.training.networks import compile_twin, create_judge, create_network, create_twin
 from keras_resnet.training.recipes import Recipe
-from keras_resnet.workers import Workers, all_workers
+from keras_resnet.workers import Workers, all_workers, shared_batches
 
 if TYPE_CHECKING:
     from keras_resnet.data.dataset import DatasetSpec
@@ -69,7 +71,7 @@ class Setup:
             rows = worker_rows(self.recipe.batch_size, self.strategy.rank, self.strategy.workers)
         size = self.recipe.train_image_size
         preprocessing = self.preprocessing
-        return training_batches(
+        found = training_batches(
             self.data.train,
             preprocessing if size is None else dataclasses.replace(preprocessing, height=size, width=size),
             batch_size=self.recipe.batch_size,
@@ -81,6 +83,7 @@ class Setup:
             repeats=self.recipe.repeats,
             rows=rows,
         )
+        return found if rows is None else shared_batches(self.strategy, found, rows.stop - rows.start)
 
     def average(self) -> None:
         """Gives the twin the averaged weights that its optimizer keeps, and the statistics that belong to them."""
@@ -124,6 +127,11 @@ def prepare(
             f"batch_size must be a multiple of the number of devices ({strategy.num_replicas_in_sync}), "
             f"got {recipe.batch_size}."
         )
+    if recipe.accumulate > 1 and strategy.num_replicas_in_sync > 1 and backend() == TENSORFLOW:
+        raise UserError(
+            f"accumulate must be 1 over several devices of TensorFlow, got {recipe.accumulate}. Raise batch_size, or "
+            "train on one device or on JAX (KERAS_BACKEND=jax)."
+        )
     class_weights = None
     if recipe.class_balance == "weights":
         class_weights = balanced_weights(data.train.labels, len(data.labels))
@@ -131,8 +139,11 @@ def prepare(
     # `model` is the network that is stored, `twin` the one that trains.
     with strategy.scope():
         model, preprocessing = create_network(recipe, data, config)
+        own = None
+        if isinstance(strategy, Workers) and backend() == TENSORFLOW:
+            own = functools.cache(lambda: create_judge(model, recipe, preprocessing, class_weights=class_weights))
         with all_workers(strategy):
-            twin = create_twin(model, recipe, preprocessing)
+            twin = create_twin(model, recipe, preprocessing, own=own)
             compile_twin(
                 twin,
                 recipe,

@@ -4,6 +4,7 @@ An interrupted run continues bit for bit: the content of an epoch depends on the
 a checkpoint holds every variable there is, those of random generators and of the optimizer included.
 """
 
+import contextlib
 import os
 import shlex
 import sys
@@ -14,7 +15,7 @@ from pathlib import Path
 import keras
 
 from keras_resnet.artifact import artifact_of
-from keras_resnet.backends import TENSORFLOW, backend, has_tensorflow, require_backend
+from keras_resnet.backends import JAX, TENSORFLOW, backend, has_tensorflow, require_backend
 from keras_resnet.data.feeding import evaluation_batches
 from keras_resnet.data.scanning import named_unreadable_files
 from keras_resnet.distribution import create_strategy, is_chief
@@ -246,12 +247,13 @@ def _fit(
 ) -> TrainingState:
     twin, recipe = setup.twin, setup.recipe
     counts = {"steps": setup.steps, "batch_size": recipe.batch_size, "epochs": recipe.epochs}
+    shares_on_jax = isinstance(setup.strategy, Workers) and backend() == JAX
     records = EpochRecords(run, start=state, report=report, writes=writes, **counts)
     everything = [
         StopOnLostLoss(run, lambda: records.state),
         setup.freezing,
         *([AveragedWeights(setup.average)] if recipe.ema_decay else []),
-        *([WholeEvaluation(setup.strategy.distribution)] if isinstance(setup.strategy, Workers) else []),
+        *([WholeEvaluation(setup.strategy.distribution)] if shares_on_jax else []),
         *([StepBar(**counts)] if writes and sys.stderr.isatty() else []),
         # Its logs are written by TensorFlow.
         *([keras.callbacks.TensorBoard(run.tensorboard, write_graph=False)] if writes and has_tensorflow() else []),
@@ -259,7 +261,8 @@ def _fit(
         *([EarlyStopping(recipe.patience, lambda: records.state, report)] if recipe.patience else []),
     ]
     validation = evaluation_batches(setup.data.validation, setup.preprocessing, batch_size=recipe.batch_size)
-    with all_workers(setup.strategy):
+    # On TensorFlow `fit` enters its strategy by itself, and what is built meanwhile shall not belong to it.
+    with all_workers(setup.strategy) if shares_on_jax else contextlib.nullcontext():
         twin.fit(
             setup.batches(first_epoch=state.epoch, epochs=recipe.epochs),
             validation_data=validation,

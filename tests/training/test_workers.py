@@ -156,7 +156,7 @@ def test_a_worker_that_waits_in_vain_says_so(environment):
 @pytest.mark.parametrize(
     ("flags", "place", "message"),
     [
-        (["--workers", "2"], {}, "Several workers train on Keras' JAX backend, got 2 on 'tensorflow'"),
+        (["--workers", "2", "--seeds", "2"], {}, "Several workers do one training, got --seeds, too"),
         (["--restarts", "2"], {}, "--restarts belongs to --workers, got 2"),
         (["--workers", "2"], {WORKERS: "2"}, f"--workers starts the workers, and {WORKERS} names 2"),
         ([], {WORKERS: "2", RANK: "2"}, f"{RANK} must be a whole number from 0 and below"),
