@@ -134,14 +134,18 @@ def agreed(strategy: Any, number: int) -> bool:
     return bool((multihost_utils.process_allgather(np.array(number)) == number).all())
 
 
+class LostWorkers(UserError):
+    """Another worker has ended: the same start again is all that helps."""
+
+
 @contextlib.contextmanager
 def named_lost_workers(strategy: Any) -> Iterator[None]:
-    """Turns what JAX raises when another worker ended into a UserError."""
+    """Turns what JAX raises when another worker ended into `LostWorkers`."""
     try:
         yield
     except Exception as error:
         if isinstance(strategy, Workers) and any(word in str(error) for word in ("Gloo", "NCCL", "oordination")):
-            raise UserError(
+            raise LostWorkers(
                 "Another worker has ended; its own output says why. Start all of them again: they go on behind the "
                 "newest checkpoint."
             ) from error
