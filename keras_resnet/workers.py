@@ -254,14 +254,18 @@ def _gather(strategy: Any) -> Any:
     return lambda number: strategy.experimental_local_results(gather(tf.constant(number, tf.float32)))[0].numpy()
 
 
+class LostWorkers(UserError):
+    """Another worker has ended: the same start again is all that helps."""
+
+
 @contextlib.contextmanager
 def named_lost_workers(strategy: Any) -> Iterator[None]:
-    """Turns what the backend raises when another worker ended into a UserError."""
+    """Turns what the backend raises when another worker ended into `LostWorkers`."""
     try:
         yield
     except Exception as error:
         if isinstance(strategy, Workers) and any(word in str(error) for word in _LOST):
-            raise UserError(
+            raise LostWorkers(
                 "Another worker has ended; its own output says why. Start all of them again: they go on behind the "
                 "newest checkpoint."
             ) from error

@@ -1,13 +1,16 @@
 """`train.py`: trains a network; the same command again resumes a run that was interrupted."""
 
 import argparse
+import contextlib
 import dataclasses
+import io
 import json
+import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 
@@ -19,6 +22,7 @@ from keras_resnet.cli.recipes import settings_table
 from keras_resnet.errors import UserError
 from keras_resnet.models.config_files import network_name
 from keras_resnet.storage import append_row, check_could_write
+from keras_resnet.training.launch import ENGINES, launch, worker_arguments, worker_command
 from keras_resnet.training.named_recipes import DEFAULT_RECIPE, recipe_settings
 from keras_resnet.training.recipe_files import load_settings, override
 from keras_resnet.training.recipes import Recipe, setting_kind
@@ -50,6 +54,13 @@ def build_parser() -> script.Parser:
         metavar="N",
         help="train by N processes on this machine, which share each batch",
     )
+    run.add_argument(
+        "--engine",
+        choices=ENGINES,
+        default=ENGINES[0],
+        help="what starts the workers: this script, on this machine, or Ray",
+    )
+    run.add_argument("--address", metavar="HOST:PORT", help="Ray cluster; default: none, Ray on this machine alone")
     run.add_argument(
         "--restarts",
         type=script.at_least(0),
@@ -108,7 +119,14 @@ def build_parser() -> script.Parser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Trains and returns the exit code."""
     given = list(sys.argv[1:] if argv is None else argv)
-    code = script.run(lambda arguments: _train(arguments, given), build_parser(), given)
+
+    def command(arguments: argparse.Namespace) -> int:
+        if not arguments.json or place_in_environment().workers == 1:
+            return _train(arguments, given)
+        with open(os.dup(1), "w") as output, _json_alone(output):
+            return _train(arguments, given)
+
+    code = script.run(command, build_parser(), given)
     from keras_resnet.workers import leave
 
     return leave(code)
@@ -141,7 +159,7 @@ def _train(arguments: argparse.Namespace, given: list[str]) -> int:
         print(line, file=sys.stderr if arguments.json else sys.stdout, flush=True)
 
     if several and arguments.workers:
-        return _launch(arguments, given, report)
+        return _launch(arguments, recipe, given, report)
     for line in said:
         report(line)
     places = {
@@ -198,6 +216,10 @@ def _check_workers(arguments: argparse.Namespace) -> bool:
     count = arguments.workers or 1
     if arguments.restarts and not arguments.workers:
         raise UserError(f"--restarts belongs to --workers, got {arguments.restarts}. Give both, or leave it out.")
+    if arguments.engine != ENGINES[0] and not arguments.workers:
+        raise UserError(f"--engine belongs to --workers, got {arguments.engine!r}. Give both, or leave it out.")
+    if arguments.address and arguments.engine != "ray":
+        raise UserError(f"--address belongs to --engine ray, got {arguments.address!r}. Give both, or leave it out.")
     place = place_in_environment()
     if arguments.workers and place.workers > 1:
         raise UserError(
@@ -211,10 +233,35 @@ def _check_workers(arguments: argparse.Namespace) -> bool:
     return True
 
 
-def _launch(arguments: argparse.Namespace, given: list[str], report: Callable[[str], None]) -> int:
-    from keras_resnet.training.launch import launch, worker_command
+def _launch(arguments: argparse.Namespace, recipe: Recipe, given: list[str], report: Callable[[str], None]) -> int:
+    if arguments.engine == "ray":
+        from keras_resnet.training.ray_launch import launch_on_ray
 
+        places = {"runs": arguments.runs, "address": arguments.address, "gpus": recipe.devices != "cpu"}
+        restarts, kept = arguments.restarts, worker_arguments(given)
+        print(launch_on_ray(train_as_worker, kept, arguments.workers, restarts=restarts, **places), end="")
+        return 0
     return launch(worker_command(given), arguments.workers, restarts=arguments.restarts, report=report)
+
+
+def train_as_worker(given: Sequence[str]) -> str:
+    """Trains with the arguments of train.py in a worker's process and returns what --json prints on standard output."""
+    arguments = build_parser().parse_args(given)
+    if not arguments.json:
+        _train(arguments, list(given))
+        return ""
+    with _json_alone(io.StringIO()) as written:
+        _train(arguments, list(given))
+        return written.getvalue()
+
+
+@contextlib.contextmanager
+def _json_alone(output: TextIO) -> Iterator[TextIO]:
+    """Has Python print to `output`; what libraries write to standard output, as Gloo does, goes to standard error."""
+    sys.stdout.flush()
+    os.dup2(2, 1)
+    with contextlib.redirect_stdout(output):
+        yield output
 
 
 def _append_result(

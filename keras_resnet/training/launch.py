@@ -19,9 +19,11 @@ from typing import IO
 from keras_resnet.errors import UserError
 from keras_resnet.workers import ADDRESS, RANK, START_TIMEOUT, WORKERS
 
+ENGINES = ("local", "ray")  # what starts the workers; the second is `ray_launch`
 START_SECONDS = 120
 _GRACE = 5.0  # seconds between SIGTERM and SIGKILL
 _TOLD = 2000  # characters of a worker's output that an error shows
+_FLAGS = ("--workers", "--restarts", "--engine", "--address")
 USER_ERROR = 2  # the exit code of what another start would not mend
 
 
@@ -53,9 +55,7 @@ def launch(
     package = Path(__file__).parents[2]
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(package), environment.get("PYTHONPATH")]))
     for attempt in range(restarts + 1):
-        # What was begun is continued, not removed once more.
-        again = [argument for argument in command if argument != "--overwrite" or not attempt]
-        failed = _run(again, workers, environment)
+        failed = _run(without_overwrite(command) if attempt else command, workers, environment)
         if failed is None:
             return 0
         rank, code, told = failed
@@ -72,7 +72,7 @@ def launch(
 
 def _run(command: Sequence[str], workers: int, environment: dict[str, str]) -> tuple[int, int, str] | None:
     """Runs the workers once; returns rank, exit code and output of the one that failed first."""
-    place = {ADDRESS: ",".join(f"127.0.0.1:{port}" for port in _free_ports(workers)), WORKERS: str(workers)}
+    place = {ADDRESS: ",".join(f"127.0.0.1:{port}" for port in free_ports(workers)), WORKERS: str(workers)}
     environment = {START_TIMEOUT: str(START_SECONDS), **environment, **place}
     with tempfile.TemporaryDirectory() as folder:
         outputs = [Path(folder) / f"{rank}.txt" for rank in range(workers)]
@@ -123,7 +123,8 @@ def _end(processes: Sequence[subprocess.Popen]) -> None:
             process.wait()
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
+    """Returns ports of this machine that nothing listens on."""
     with contextlib.ExitStack() as stack:
         found = [stack.enter_context(socket.socket()) for _ in range(count)]
         for each in found:
@@ -131,13 +132,23 @@ def _free_ports(count: int) -> list[int]:
         return [each.getsockname()[1] for each in found]
 
 
-def worker_command(arguments: Sequence[str]) -> list[str]:
-    """Returns the command of a worker that trains with these arguments of train.py, its flags of a launch taken out."""
+def without_overwrite(arguments: Sequence[str]) -> list[str]:
+    """Returns the arguments of a start after the first: what was begun is continued, not removed once more."""
+    return [argument for argument in arguments if argument != "--overwrite"]
+
+
+def worker_arguments(arguments: Sequence[str]) -> list[str]:
+    """Returns the arguments of train.py that a worker has: the flags of a launch are taken out."""
     kept, skip = [], False
     for argument in arguments:
         name, sign, _ = argument.partition("=")
-        if not skip and name not in ("--workers", "--restarts"):
+        if not skip and name not in _FLAGS:
             kept.append(argument)
-        skip = not skip and name in ("--workers", "--restarts") and not sign
+        skip = not skip and name in _FLAGS and not sign
+    return kept
+
+
+def worker_command(arguments: Sequence[str]) -> list[str]:
+    """Returns the command of a worker that trains with these arguments of train.py."""
     start = "import sys; from keras_resnet.cli.train import main; sys.exit(main())"
-    return [sys.executable, "-c", start, *kept]
+    return [sys.executable, "-c", start, *worker_arguments(arguments)]

@@ -47,10 +47,17 @@ def main(data: str, folder: Path, name: str, step: int | None) -> None:
     (folder / f"{name}-{rank}.json").write_text(json.dumps(found))
 
 
+def work(arguments: list[str]) -> str:
+    """The same as a worker that Ray starts."""
+    data, folder, name, *step = arguments
+    main(data, Path(folder), name, int(step[0]) if step else None)
+    return "done"
+
+
 if __name__ == "__main__":
     code = 0
     try:
-        main(sys.argv[1], Path(sys.argv[2]), sys.argv[3], int(sys.argv[4]) if len(sys.argv) > 4 else None)
+        work(sys.argv[1:])
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         from keras_resnet.workers import leave
