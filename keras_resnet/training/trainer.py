@@ -27,6 +27,7 @@ from keras_resnet.training.callbacks import (
     AveragedWeights,
     EarlyStopping,
     EpochRecords,
+    KeptInterrupts,
     StepBar,
     StopOnLostLoss,
     WholeEvaluation,
@@ -247,7 +248,9 @@ def _fit(
     twin, recipe = setup.twin, setup.recipe
     counts = {"steps": setup.steps, "batch_size": recipe.batch_size, "epochs": recipe.epochs}
     records = EpochRecords(run, start=state, report=report, writes=writes, **counts)
+    interrupts = KeptInterrupts()
     everything = [
+        interrupts,
         StopOnLostLoss(run, lambda: records.state),
         setup.freezing,
         *([AveragedWeights(setup.average)] if recipe.ema_decay else []),
@@ -259,7 +262,7 @@ def _fit(
         *([EarlyStopping(recipe.patience, lambda: records.state, report)] if recipe.patience else []),
     ]
     validation = evaluation_batches(setup.data.validation, setup.preprocessing, batch_size=recipe.batch_size)
-    with all_workers(setup.strategy):
+    with all_workers(setup.strategy), interrupts:
         twin.fit(
             setup.batches(first_epoch=state.epoch, epochs=recipe.epochs),
             validation_data=validation,
