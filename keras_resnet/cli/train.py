@@ -3,26 +3,26 @@
 import argparse
 import contextlib
 import dataclasses
-import io
 import json
 import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
 
 from keras_resnet import provenance
 from keras_resnet.archives import megabytes
 from keras_resnet.cli import script
+from keras_resnet.cli.launching import json_alone, launch_workers
 from keras_resnet.cli.models import TABLE_HEADER, table_row
 from keras_resnet.cli.recipes import settings_table
 from keras_resnet.errors import UserError
 from keras_resnet.models.config_files import network_name
 from keras_resnet.storage import append_row, check_could_write
-from keras_resnet.training.launch import ENGINES, launch, worker_arguments, worker_command
+from keras_resnet.training.launch import ENGINES, without_overwrite
 from keras_resnet.training.named_recipes import DEFAULT_RECIPE, recipe_settings
 from keras_resnet.training.recipe_files import load_settings, override
 from keras_resnet.training.recipes import Recipe, setting_kind
@@ -122,9 +122,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def command(arguments: argparse.Namespace) -> int:
         if not arguments.json or place_in_environment().workers == 1:
-            return _train(arguments, given)
-        with open(os.dup(1), "w") as output, _json_alone(output):
-            return _train(arguments, given)
+            return train_or_launch(arguments, given)
+        with open(os.dup(1), "w") as output, json_alone(output):
+            return train_or_launch(arguments, given)
 
     code = script.run(command, build_parser(), given)
     from keras_resnet.workers import leave
@@ -132,7 +132,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     return leave(code)
 
 
-def _train(arguments: argparse.Namespace, given: list[str]) -> int:
+def train_or_launch(arguments: argparse.Namespace, given: list[str]) -> int:
+    """Does what the parsed arguments ask for and returns the exit code; `given` are the arguments themselves."""
     began, began_cpu = time.perf_counter(), time.process_time()
     recipe, said = _recipe(arguments)
     if arguments.output and not arguments.find_learning_rate:
@@ -159,7 +160,8 @@ def _train(arguments: argparse.Namespace, given: list[str]) -> int:
         print(line, file=sys.stderr if arguments.json else sys.stdout, flush=True)
 
     if several and arguments.workers:
-        return _launch(arguments, recipe, given, report)
+        with _resumable(given):
+            return launch_workers(arguments, recipe, given, report)
     for line in said:
         report(line)
     places = {
@@ -174,15 +176,13 @@ def _train(arguments: argparse.Namespace, given: list[str]) -> int:
         return _find_learning_rate(recipe, arguments, report)
     if arguments.dry_run:
         return _dry_run(recipe, arguments.json, places)
-    try:
+    # Who started a worker says how to start all of them again.
+    with contextlib.nullcontext() if several else _resumable(given):
         if arguments.seeds:
             return _train_seeds(recipe, arguments, given, places)
         from keras_resnet.training.trainer import train
 
         result = train(recipe, **places, based_on=arguments.recipe or DEFAULT_RECIPE)
-    except KeyboardInterrupt as interrupt:
-        again = provenance.command("train.py", [flag for flag in given if flag != "--overwrite"])
-        raise type(interrupt)(f"Interrupted. Run it again and it resumes: {again}") from None
 
     if several and place_in_environment().rank:
         return 0  # the chief tells
@@ -211,6 +211,16 @@ def _train(arguments: argparse.Namespace, given: list[str]) -> int:
     return 0
 
 
+@contextlib.contextmanager
+def _resumable(given: list[str]) -> Iterator[None]:
+    """Says with an interrupt how the training is continued."""
+    try:
+        yield
+    except KeyboardInterrupt as interrupt:
+        again = provenance.command("train.py", without_overwrite(given))
+        raise type(interrupt)(f"Interrupted. Run it again and it resumes: {again}") from None
+
+
 def _check_workers(arguments: argparse.Namespace) -> bool:
     """Whether several processes train; UserError where they cannot."""
     count = arguments.workers or 1
@@ -231,37 +241,6 @@ def _check_workers(arguments: argparse.Namespace) -> bool:
         if getattr(arguments, flag):
             raise UserError(f"Several workers do one training, got --{flag.replace('_', '-')}, too. Leave one out.")
     return True
-
-
-def _launch(arguments: argparse.Namespace, recipe: Recipe, given: list[str], report: Callable[[str], None]) -> int:
-    if arguments.engine == "ray":
-        from keras_resnet.training.ray_launch import launch_on_ray
-
-        places = {"runs": arguments.runs, "address": arguments.address, "gpus": recipe.devices != "cpu"}
-        restarts, kept = arguments.restarts, worker_arguments(given)
-        print(launch_on_ray(train_as_worker, kept, arguments.workers, restarts=restarts, **places), end="")
-        return 0
-    return launch(worker_command(given), arguments.workers, restarts=arguments.restarts, report=report)
-
-
-def train_as_worker(given: Sequence[str]) -> str:
-    """Trains with the arguments of train.py in a worker's process and returns what --json prints on standard output."""
-    arguments = build_parser().parse_args(given)
-    if not arguments.json:
-        _train(arguments, list(given))
-        return ""
-    with _json_alone(io.StringIO()) as written:
-        _train(arguments, list(given))
-        return written.getvalue()
-
-
-@contextlib.contextmanager
-def _json_alone(output: TextIO) -> Iterator[TextIO]:
-    """Has Python print to `output`; what libraries write to standard output, as Gloo does, goes to standard error."""
-    sys.stdout.flush()
-    os.dup2(2, 1)
-    with contextlib.redirect_stdout(output):
-        yield output
 
 
 def _append_result(

@@ -1,7 +1,10 @@
 """What happens beside the steps of a training: progress, metrics.csv, checkpoints, stopping when the loss is lost."""
 
+import contextlib
 import dataclasses
+import functools
 import math
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -51,6 +54,45 @@ class StopOnLostLoss(keras.callbacks.Callback):
             f"The loss became {loss} in epoch {self._epoch}, step {batch + 1} (learning rate {rate:.3g}). "
             f"{kept} Lower learning_rate, lengthen warmup_epochs, or use precision float32."
         )
+
+
+class KeptInterrupts(keras.callbacks.Callback):
+    """Raises Ctrl-C and SIGTERM once more where Keras has swallowed them. Used as a context around `fit`.
+
+    Keras converts the logs of a step within a bare `except`, and on JAX that is where a training waits for its steps.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._came: BaseException | None = None
+        self._handlers: dict[int, Any] = {}
+
+    def __enter__(self) -> "KeptInterrupts":
+        for number in (signal.SIGINT, signal.SIGTERM):
+            handler = signal.getsignal(number)
+            if callable(handler):
+                with contextlib.suppress(ValueError):  # not in the main thread
+                    signal.signal(number, functools.partial(self._keep, handler))
+                    self._handlers[number] = handler
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+
+    def _keep(self, handler: Callable[[int, Any], Any], number: int, frame: Any) -> None:
+        try:
+            handler(number, frame)
+        except BaseException as interrupt:
+            self._came = interrupt
+            raise
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        if self._came is not None:
+            raise self._came
+
+    def on_test_batch_end(self, batch: int, logs: Any = None) -> None:
+        self.on_train_batch_end(batch)
 
 
 class AveragedWeights(keras.callbacks.Callback):

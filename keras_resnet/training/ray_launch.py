@@ -5,12 +5,14 @@ of `launch` does. A worker's process trains itself, so that it ends, and its loc
 This module imports neither TensorFlow nor Keras.
 """
 
+import contextlib
 import importlib.util
 import os
 import shutil
+import signal
 import socket
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -80,7 +82,8 @@ def launch_on_ray(
     from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig, TrainingFailedError
     from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
-    _connect(ray, address, workers)
+    with _own_sigterm():
+        _connect(ray, address, workers)
     runs = Path(runs).resolve()
     runs.mkdir(parents=True, exist_ok=True)
     # Ray goes on with what it finds under a name. Each start is a new one here: the run's own files say how far it is.
@@ -156,6 +159,15 @@ class _Worker:
             raise
 
 
+@contextlib.contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """Keeps the handler of SIGTERM, for which Ray sets its own, with a dump of the stack."""
+    handler = signal.getsignal(signal.SIGTERM)
+    yield
+    with contextlib.suppress(ValueError):  # not in the main thread
+        signal.signal(signal.SIGTERM, handler)
+
+
 def _connect(ray: Any, address: str | None, workers: int) -> None:
     # Without a dashboard one of its actors warns each second, and what matters comes as an exception.
     quiet = {"logging_level": "critical", "logging_config": ray.LoggingConfig(log_level="CRITICAL")}
@@ -176,7 +188,10 @@ def _connect(ray: Any, address: str | None, workers: int) -> None:
             socket.create_connection((host, int(port)), timeout=10).close()
         ray.init(address, **quiet)
     except (OSError, ValueError) as error:
-        raise UserError(f"There is no Ray cluster at {address!r} ({error}). Start one: ray start --head.") from None
+        raise UserError(
+            f"No Ray cluster could be reached at {address!r}: {error}. Start one (ray start --head), or set "
+            "RAY_AUTH_MODE=token where it asks for a token."
+        ) from None
 
 
 def _environment() -> dict[str, str]:
@@ -197,7 +212,11 @@ def _sentence(error: Exception, workers: int) -> str:
 
     failures = getattr(error, "worker_failures", {})
     if not failures:
-        return f"Ray could not start {workers} workers: {error}"
+        reason = str(getattr(error, "controller_failure", error)).partition(" Potential causes")[0]
+        return (
+            f"Ray could not start {workers} workers: {reason} See what the cluster has by `ray status`, or wait longer "
+            f"by {START_TIMEOUT}."
+        )
     # One whose process ended explains the others, which miss it.
     rank = min(failures, key=lambda rank: (not isinstance(failures[rank], RayActorError), rank))
     return (

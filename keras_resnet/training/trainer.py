@@ -28,6 +28,7 @@ from keras_resnet.training.callbacks import (
     AveragedWeights,
     EarlyStopping,
     EpochRecords,
+    KeptInterrupts,
     StepBar,
     StopOnLostLoss,
     WholeEvaluation,
@@ -249,7 +250,9 @@ def _fit(
     counts = {"steps": setup.steps, "batch_size": recipe.batch_size, "epochs": recipe.epochs}
     shares_on_jax = isinstance(setup.strategy, Workers) and backend() == JAX
     records = EpochRecords(run, start=state, report=report, writes=writes, **counts)
+    interrupts = KeptInterrupts()
     everything = [
+        interrupts,
         StopOnLostLoss(run, lambda: records.state),
         setup.freezing,
         *([AveragedWeights(setup.average)] if recipe.ema_decay else []),
@@ -262,7 +265,7 @@ def _fit(
     ]
     validation = evaluation_batches(setup.data.validation, setup.preprocessing, batch_size=recipe.batch_size)
     # On TensorFlow `fit` enters its strategy by itself, and what is built meanwhile shall not belong to it.
-    with all_workers(setup.strategy) if shares_on_jax else contextlib.nullcontext():
+    with all_workers(setup.strategy) if shares_on_jax else contextlib.nullcontext(), interrupts:
         twin.fit(
             setup.batches(first_epoch=state.epoch, epochs=recipe.epochs),
             validation_data=validation,

@@ -88,7 +88,7 @@ def test_what_the_user_has_to_mend_is_told_and_not_tried_again(environment, tiny
 @needs_ray
 def test_a_cluster_that_is_not_there(environment, tmp_path):
     done = start(environment, "launch_on_ray(print, [], 2, runs=sys.argv[1], address='127.0.0.1:1')", tmp_path)
-    assert "There is no Ray cluster at '127.0.0.1:1'" in done.stderr
+    assert "No Ray cluster could be reached at '127.0.0.1:1': [Errno 111]" in done.stderr
     assert not list(tmp_path.iterdir())
 
 

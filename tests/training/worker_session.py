@@ -1,23 +1,52 @@
 """What `test_workers` does in processes of their own, each of them a worker on JAX.
 
-    python worker_session.py DATA FOLDER NAME [STEP]
+    python worker_session.py DATA FOLDER NAME [STEP|EPOCH:SHARE]
 
 Trains on DATA into FOLDER/NAME and writes FOLDER/NAME-RANK.json: the loss after each step and a digest of the weights.
-Worker 1 kills itself behind a step, once.
+Worker 1 kills itself behind a step, once; the chief, with a share (0..1) of the bytes of an epoch's checkpoint written.
 """
 
 import hashlib
+import io
 import json
 import os
 import signal
 import sys
 from pathlib import Path
 
+import numpy as np
+
 from keras_resnet.errors import UserError
 from keras_resnet.training import trainer
 from keras_resnet.training.callbacks import StopOnLostLoss
 from keras_resnet.training.recipes import Recipe
 from keras_resnet.workers import RANK
+
+
+def kill_once(marker: Path) -> None:
+    """Ends this process, unless it was ended so before."""
+    if not marker.exists():
+        marker.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def kill_while_writing(epoch: int, share: float, marker: Path) -> None:
+    """Has the process end with a share of the bytes of an epoch's checkpoint on the disk."""
+    save, count = np.savez, 0
+
+    def part(file, **arrays):
+        nonlocal count
+        count += 1
+        if count != epoch or marker.exists():
+            return save(file, **arrays)
+        whole = io.BytesIO()
+        save(whole, **arrays)
+        file.write(whole.getvalue()[: round(share * whole.tell())])
+        file.flush()
+        os.fsync(file.fileno())
+        return kill_once(marker)
+
+    np.savez = part
 
 
 def main(data: str, folder: Path, name: str, step: int | None) -> None:
@@ -28,9 +57,8 @@ def main(data: str, folder: Path, name: str, step: int | None) -> None:
     def after_step(self, batch, logs=None):
         check(self, batch, logs)
         found["losses"].append(float(logs["loss"]))
-        if step is not None and rank == 1 and len(found["losses"]) == step and not killed.exists():
-            killed.touch()
-            os.kill(os.getpid(), signal.SIGKILL)
+        if rank == 1 and len(found["losses"]) == step:
+            kill_once(killed)
 
     def digest_after(setup, *arguments):
         state = fit(setup, *arguments)
@@ -49,8 +77,11 @@ def main(data: str, folder: Path, name: str, step: int | None) -> None:
 
 def work(arguments: list[str]) -> str:
     """The same as a worker that Ray starts."""
-    data, folder, name, *step = arguments
-    main(data, Path(folder), name, int(step[0]) if step else None)
+    data, folder, name, *when = arguments
+    step, _, share = "".join(when).partition(":")
+    if share and os.environ[RANK] == "0":
+        kill_while_writing(int(step), float(share), Path(folder) / f"{name}.killed")
+    main(data, Path(folder), name, int(step) if step and not share else None)
     return "done"
 
 

@@ -1,0 +1,47 @@
+"""`train.py --workers`: the engines that start workers, and what a worker does that Ray started."""
+
+import argparse
+import contextlib
+import io
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import TextIO
+
+from keras_resnet.training.launch import launch, worker_arguments, worker_command
+from keras_resnet.training.recipes import Recipe
+
+
+def launch_workers(
+    arguments: argparse.Namespace, recipe: Recipe, given: list[str], report: Callable[[str], None]
+) -> int:
+    if arguments.engine == "ray":
+        from keras_resnet.training.ray_launch import launch_on_ray
+
+        places = {"runs": arguments.runs, "address": arguments.address, "gpus": recipe.devices != "cpu"}
+        restarts, kept = arguments.restarts, worker_arguments(given)
+        print(launch_on_ray(train_as_worker, kept, arguments.workers, restarts=restarts, **places), end="")
+        return 0
+    return launch(worker_command(given), arguments.workers, restarts=arguments.restarts, report=report)
+
+
+def train_as_worker(given: Sequence[str]) -> str:
+    """Trains with the arguments of train.py in a worker's process and returns what --json prints on standard output."""
+    from keras_resnet.cli.train import build_parser, train_or_launch
+
+    arguments = build_parser().parse_args(given)
+    if not arguments.json:
+        train_or_launch(arguments, list(given))
+        return ""
+    with json_alone(io.StringIO()) as written:
+        train_or_launch(arguments, list(given))
+        return written.getvalue()
+
+
+@contextlib.contextmanager
+def json_alone(output: TextIO) -> Iterator[TextIO]:
+    """Has Python print to `output`; what libraries write to standard output, as Gloo does, goes to standard error."""
+    sys.stdout.flush()
+    os.dup2(2, 1)
+    with contextlib.redirect_stdout(output):
+        yield output

@@ -1,0 +1,107 @@
+"""What docs/distributed.md gives to schedulers: the script for SLURM runs, the manifest has the published form."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import jsonschema_rs
+import pytest
+import yaml
+
+from keras_resnet.training.launch import free_port
+from keras_resnet.workers import ADDRESS, RANK, WORKERS
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "distributed.md").read_text(encoding="utf-8")
+# srun starts a command as often as there are tasks; scontrol names the machines, one a line.
+STAND_INS = {
+    "srun": f"""#!{sys.executable}
+import os, subprocess, sys
+assert sys.argv[1] == "--kill-on-bad-exit=1", sys.argv
+tasks = [
+    subprocess.Popen(sys.argv[2:], env={{**os.environ, "SLURM_PROCID": str(rank)}})
+    for rank in range(int(os.environ["SLURM_NTASKS"]))
+]
+sys.exit(max(task.wait() for task in tasks))
+""",
+    "scontrol": """#!/bin/sh
+[ "$*" = "show hostnames node[0-1]" ] && printf '127.0.0.1\\n127.0.0.2\\n'
+""",
+}
+
+
+def block(begin):
+    """The block of the page whose first line begins so."""
+    return re.search(rf"```text\n({begin}.*?)```", PAGE, re.DOTALL)[1]
+
+
+@pytest.mark.slow
+def test_the_script_for_slurm_trains(tiny_data, tmp_path):
+    pytest.importorskip("jax")
+    for name, text in STAND_INS.items():
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    (tmp_path / "python").symlink_to(sys.executable)
+    (tmp_path / "sitecustomize.py").write_text("import sys\nsys.modules['tensorflow'] = None\n")  # JAX starts faster
+    script = block("#SBATCH")
+    for there, here in (
+        ("folder:/data/images", f"{tiny_data} --model resnet8 --epochs 1 --batch-size 16 --name r"),
+        ("/data/runs", str(tmp_path / "runs")),
+        (":29500", f":{free_port()}"),
+    ):
+        assert script.count(there) == 1
+        script = script.replace(there, here)
+    environment = {
+        **os.environ,
+        "PATH": os.pathsep.join([str(tmp_path), os.environ["PATH"]]),
+        # The stand-in for python has no packages beside it.
+        "PYTHONPATH": os.pathsep.join([str(tmp_path), *filter(None, sys.path)]),
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",
+        "SLURM_NTASKS": "2",
+        "SLURM_JOB_NODELIST": "node[0-1]",
+    }
+    done = subprocess.run(
+        ["bash", "-euc", script], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "2 workers share each batch of 16: 8 images each" in done.stdout
+    assert done.stdout.count("test accuracy") == 1  # by the chief alone
+    assert json.loads((tmp_path / "runs" / "r" / "test_metrics.json").read_text())["count"] == 31
+
+
+def test_the_jobset_has_the_published_form():
+    manifest = yaml.safe_load(block("apiVersion: jobset"))
+    schema = json.loads(Path(__file__).with_name("jobset_schema.json").read_text())
+    assert [str(error) for error in jsonschema_rs.Draft7Validator(schema).iter_errors(manifest)] == []
+
+
+def test_the_form_refuses_what_is_not_in_it():
+    schema = json.loads(Path(__file__).with_name("jobset_schema.json").read_text())
+    text = block("apiVersion: jobset")
+    for right, wrong in (
+        ("maxRestarts", "maxRestart"),
+        ("parallelism: 4", 'parallelism: "4"'),
+        ("{name: data, mountPath", "{mountPath"),
+        ("fieldRef", "fieldref"),
+    ):
+        assert text.count(right) == 1
+        manifest = yaml.safe_load(text.replace(right, wrong))
+        assert list(jsonschema_rs.Draft7Validator(schema).iter_errors(manifest)), wrong
+
+
+def test_the_jobset_tells_each_pod_its_place():
+    manifest = yaml.safe_load(block("apiVersion: jobset"))
+    (job,) = manifest["spec"]["replicatedJobs"]
+    pods = job["template"]["spec"]
+    (container,) = pods["template"]["spec"]["containers"]
+    variables = {row["name"]: row.get("value", row.get("valueFrom")) for row in container["env"]}
+    assert variables["KERAS_BACKEND"] == "jax"
+    assert pods["completions"] == pods["parallelism"] == int(variables[WORKERS])
+    # JobSet's name of a pod: set, job, number of the job, number of the pod; its domain is the set's name.
+    first = f"{manifest['metadata']['name']}-{job['name']}-0-0.{manifest['metadata']['name']}"
+    assert variables[ADDRESS].rpartition(":")[0] == first
+    assert "batch.kubernetes.io/job-completion-index" in variables[RANK]["fieldRef"]["fieldPath"]
