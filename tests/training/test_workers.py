@@ -1,7 +1,13 @@
-"""Several workers on 127.0.0.1 that train one network, beside one process with the same global batch."""
+"""Several workers on 127.0.0.1 that train one network, beside one process with the same global batch.
+
+CI has two of them, and kills one on JAX alone. This tries all on both engines, with any number that divides 16:
+
+    TEST_WORKERS=4 python -m pytest -n 0 tests/training/test_workers.py
+"""
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -15,8 +21,8 @@ from keras_resnet.data import array_batches, batches
 from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.data.splits import ArraySplit, worker_rows
 from keras_resnet.errors import UserError
-from keras_resnet.training.launch import launch, worker_command
-from keras_resnet.workers import ADDRESS, RANK, START_TIMEOUT, WORKERS
+from keras_resnet.training.launch import _free_ports, launch, worker_command
+from keras_resnet.workers import ADDRESS, CLUSTER, RANK, START_TIMEOUT, WORKERS
 
 pytest.importorskip("jax")
 
@@ -24,15 +30,25 @@ ROOT = Path(__file__).parents[2]
 SESSION = Path(__file__).with_name("worker_session.py")
 BLOCKER = "import sys\nsys.modules['tensorflow'] = None\n"  # JAX alone starts faster
 STEPS = 24
+COUNT = int(os.environ.get("TEST_WORKERS") or "2")
+ALL = "TEST_WORKERS" in os.environ
+NOT_IN_CI = "takes a minute: run with TEST_WORKERS=2"
+
+
+@pytest.fixture(scope="module", params=["jax", "tensorflow"])
+def engine(request):
+    return request.param
 
 
 @pytest.fixture(scope="module")
-def environment(tmp_path_factory):
+def environment(engine, tmp_path_factory):
+    if engine == "tensorflow":
+        return {**os.environ, "KERAS_BACKEND": engine, "PYTHONPATH": str(ROOT)}
     folder = tmp_path_factory.mktemp("blocker")
     (folder / "sitecustomize.py").write_text(BLOCKER)
     return {
         **os.environ,
-        "KERAS_BACKEND": "jax",
+        "KERAS_BACKEND": engine,
         "JAX_PLATFORMS": "cpu",
         "PYTHONPATH": os.pathsep.join([str(folder), str(ROOT)]),
         "XLA_FLAGS": "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",
@@ -41,12 +57,12 @@ def environment(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def folder(environment, tiny_data, tmp_path_factory):
-    """A folder with the run `one` of one process and the run `two` of two workers."""
+    """A folder with the run `one` of one process and the run `several` of several workers."""
     folder = tmp_path_factory.mktemp("workers")
     command = [sys.executable, str(SESSION), tiny_data, str(folder)]
     done = subprocess.run([*command, "one"], env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert launch([*command, "two"], 2, environment=environment) == 0
+    assert launch([*command, "several"], COUNT, environment=environment) == 0
     return folder
 
 
@@ -65,12 +81,12 @@ def metrics(folder, name):
 
 
 @pytest.mark.slow
-def test_two_workers_train_as_one_process_does(folder):
-    one, two = told(folder, "one"), told(folder, "two")
-    assert len(one["losses"]) == len(two["losses"]) == STEPS
+def test_workers_train_as_one_process_does(folder):
+    one, several = told(folder, "one"), told(folder, "several")
+    assert len(one["losses"]) == len(several["losses"]) == STEPS
     # The sums over a batch are added up in another order: float32 rounding (6e-8), grown over 24 steps.
-    np.testing.assert_allclose(two["losses"], one["losses"], rtol=1e-4, atol=1e-5)
-    expected, got = checkpoint(folder, "one"), checkpoint(folder, "two")
+    np.testing.assert_allclose(several["losses"], one["losses"], rtol=1e-4, atol=1e-5)
+    expected, got = checkpoint(folder, "one"), checkpoint(folder, "several")
     assert expected.keys() == got.keys()
     for name in expected:
         np.testing.assert_allclose(got[name], expected[name], rtol=1e-3, atol=1e-4, err_msg=name)
@@ -78,12 +94,19 @@ def test_two_workers_train_as_one_process_does(folder):
 
 @pytest.mark.slow
 def test_workers_have_the_same_weights_and_losses(folder):
-    assert told(folder, "two", 1) == told(folder, "two", 0)
+    assert all(told(folder, "several", rank) == told(folder, "several") for rank in range(1, COUNT))
 
 
 @pytest.mark.slow
-def test_the_test_of_two_workers_counts_every_example_once(folder):
-    one, two = metrics(folder, "one"), metrics(folder, "two")
+def test_the_chief_writes_what_one_process_does_and_the_others_nothing(folder):
+    one, several = ({path.name for path in (folder / run).rglob("*")} for run in ("one", "several"))
+    events = {name for name in one | several if name.startswith("events.")}  # their names hold times
+    assert several - events == one - events
+
+
+@pytest.mark.slow
+def test_the_test_of_several_workers_counts_every_example_once(folder):
+    one, two = metrics(folder, "one"), metrics(folder, "several")
     assert two["count"] == 31  # no number of workers divides it
     for name in ("count", "top1", "confusion", "best_epoch", "validation_accuracy"):
         assert two[name] == one[name], name
@@ -91,21 +114,48 @@ def test_the_test_of_two_workers_counts_every_example_once(folder):
 
 
 @pytest.mark.slow
-def test_a_killed_worker_ends_all_and_the_next_start_ends_as_if_nothing_had_been(folder, environment, tiny_data):
+def test_a_killed_worker_ends_all_and_the_next_start_ends_as_if_nothing_had_been(
+    folder, engine, environment, tiny_data
+):
+    if engine == "tensorflow" and not ALL:
+        pytest.skip(NOT_IN_CI)
     command = [sys.executable, str(SESSION), tiny_data, str(folder), "killed", str(STEPS - 5)]
     began = time.monotonic()
-    with pytest.raises(UserError, match="Worker 1 of 2 ended by SIGKILL, and the others were stopped"):
-        launch(command, 2, environment=environment)
+    with pytest.raises(UserError, match=f"Worker 1 of {COUNT} ended by SIGKILL, and the others were stopped"):
+        launch(command, COUNT, environment=environment)
     # Until it is killed it takes as long as the whole training; then it is over in the seconds of grace.
     assert time.monotonic() - began < 120
     assert (folder / "killed" / "checkpoints" / "epoch-00003.npz").exists()
     assert not (folder / "killed" / "test_metrics.json").exists()
-    assert launch(command, 2, environment=environment) == 0
+    assert launch(command, COUNT, environment=environment) == 0
     assert len(told(folder, "killed")["losses"]) == STEPS // 4  # the last epoch alone
-    expected, got = checkpoint(folder, "two"), checkpoint(folder, "killed")
+    expected, got = checkpoint(folder, "several"), checkpoint(folder, "killed")
     for name in expected:
         np.testing.assert_array_equal(got[name], expected[name], err_msg=name)
-    assert metrics(folder, "killed") == metrics(folder, "two")
+    assert metrics(folder, "killed") == metrics(folder, "several")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not ALL, reason=NOT_IN_CI)
+def test_a_worker_that_no_launcher_watches_tells_that_another_one_is_lost(engine, environment, tiny_data, tmp_path):
+    addresses = [f"127.0.0.1:{port}" for port in _free_ports(2)]
+    processes = []
+    for rank in range(2):
+        place = {ADDRESS: addresses[0], WORKERS: "2", RANK: str(rank)}
+        if engine == "tensorflow":
+            cluster = {"chief": addresses[:1], "worker": addresses[1:]}
+            task = {"type": ["chief", "worker"][rank], "index": 0}
+            place = {RANK: str(rank), CLUSTER: json.dumps({"cluster": cluster, "task": task})}
+        command = [sys.executable, str(SESSION), tiny_data, str(tmp_path), "lost", "5"]
+        pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+        processes.append(subprocess.Popen(command, env=environment | place, **pipes))
+    _, killed = processes
+    assert killed.wait(200) == -signal.SIGKILL
+    # JAX notices that a process has ended, TensorFlow ten seconds without a sign of life.
+    told = processes[0].communicate(timeout=40)[1]
+    killed.communicate()
+    assert processes[0].returncode == 2
+    assert "error: Another worker has ended; its own output says why. Start all of them again" in told
 
 
 def failing(folder, times, how):
@@ -144,13 +194,14 @@ def test_what_the_user_has_to_mend_is_not_tried_again(tmp_path):
     assert len(list(tmp_path.iterdir())) == 1
 
 
-def test_a_worker_that_waits_in_vain_says_so(environment):
+def test_a_worker_that_waits_in_vain_says_so(engine, environment):
     code = "from keras_resnet.distribution import create_strategy; create_strategy('cpu', workers=True)"
-    place = {ADDRESS: "127.0.0.1:1", WORKERS: "2", RANK: "1", START_TIMEOUT: "1"}
+    addresses = f"127.0.0.1:1,127.0.0.1:{_free_ports(1)[0]}"
+    place = {ADDRESS: addresses, WORKERS: "2", RANK: "1", START_TIMEOUT: "1"}
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, env=environment | place, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 2
-    assert "error: Worker 1 of 2 waited 1 s for the others at 127.0.0.1:1." in done.stderr
+    assert done.returncode == (2 if engine == "jax" else -signal.SIGALRM)
+    assert f"error: Worker 1 of 2 waited 1 s for the others at {addresses}." in done.stderr
 
 
 @pytest.mark.parametrize(
