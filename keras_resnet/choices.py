@@ -13,6 +13,8 @@ MOMENTUM_FORMS = ("nesterov", "classical")
 DECAY_FORMS = ("l2", "decoupled")
 SCHEDULES = ("cosine", "step", "constant")
 LOSSES = ("cross_entropy", "bce")
+RATE_SCALINGS = ("off", "linear")
+BATCH_NORMS = ("synchronized", "per_device")
 CLASS_BALANCES = ("none", "weights", "sampler")
 
 # Weights

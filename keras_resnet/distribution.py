@@ -1,12 +1,10 @@
 """Where a network trains: devices, precision and XLA. The one place where hardware is decided.
 
-On TensorFlow: a CPU, one GPU, or several GPUs of one machine through tf.distribute.MirroredStrategy. On JAX: one
-device.
-
-On either: one or more devices of each of several processes (workers), on any number of machines, through
-tf.distribute.MultiWorkerMirroredStrategy or keras.distribution.DataParallel (see `workers`). Each prepares its rows of
-every global batch; a step computes what one device would with the whole batch, batch normalization's statistics
-included.
+A CPU, one GPU, or several GPUs of one machine: through tf.distribute.MirroredStrategy on TensorFlow, and
+keras.distribution.DataParallel on JAX. One or more devices of each of several processes (workers), on any number of
+machines: through tf.distribute.MultiWorkerMirroredStrategy, and DataParallel again (see `workers`). Each worker
+prepares its rows of every global batch. A step computes what one device would with the whole batch, batch
+normalization's statistics included.
 """
 
 import contextlib
@@ -40,14 +38,14 @@ def create_strategy(devices: str, *, workers: bool = False) -> Any:
 
     Args:
         devices: "auto" (every GPU there is, else the CPU), "cpu", "one_gpu" or "all_gpus".
-        workers: Whether this may be one of several workers, which all do the same.
+        workers: Whether this is a training, which may be that of several workers, and on JAX of several devices.
 
     Returns:
-        A tf.distribute.Strategy, or `OneDevice` or `Workers` on JAX: models and optimizers are built in its scope.
+        A tf.distribute.Strategy, `OneDevice` on JAX, or `Workers`: models and optimizers are built in its scope.
 
     Raises:
-        UserError: The name is unknown, there is no GPU where one is asked for, JAX is to use several in one process, or
-            several workers are to train on TensorFlow or cannot join.
+        UserError: The name is unknown, there is no GPU where one is asked for, several workers are to do something else
+            than train or cannot join, or several devices of JAX are.
     """
     if devices not in DEVICES:
         raise unknown_name("devices", devices, DEVICES)
@@ -66,19 +64,23 @@ def create_strategy(devices: str, *, workers: bool = False) -> Any:
             f"data. Start one process for this, without {source}."
         )
     if backend() == JAX:
-        return _jax_device(devices) if count == 1 else _jax_workers(devices)
+        return _jax_workers(devices) if workers else _jax_device(devices)
     if count > 1:
         return _tensorflow_workers(devices)
     import tensorflow as tf
 
     gpus = tf.config.list_logical_devices("GPU")
     if devices in ("one_gpu", "all_gpus") and not gpus:
-        raise UserError(f"devices={devices!r} needs a GPU, and TensorFlow sees none. Use 'auto' or 'cpu'.")
+        raise _no_gpu(devices, "TensorFlow")
     if devices == "cpu" or not gpus:
         return tf.distribute.OneDeviceStrategy("/cpu:0") if gpus else tf.distribute.get_strategy()
     if devices == "one_gpu" or len(gpus) == 1:
         return tf.distribute.OneDeviceStrategy("/gpu:0") if len(gpus) > 1 else tf.distribute.get_strategy()
     return tf.distribute.MirroredStrategy()
+
+
+def _no_gpu(devices: str, engine: str) -> UserError:
+    return UserError(f"devices={devices!r} needs a GPU, on every worker, and {engine} sees none. Use 'auto' or 'cpu'.")
 
 
 def _tensorflow_workers(devices: str) -> Workers:
@@ -87,27 +89,27 @@ def _tensorflow_workers(devices: str) -> Workers:
     # Nothing here may start the devices: the workers are joined before.
     gpus = tf.config.list_physical_devices("GPU")
     if devices in ("one_gpu", "all_gpus") and not gpus:
-        raise UserError(
-            f"devices={devices!r} needs a GPU on every worker, and TensorFlow sees none. Use 'auto' or 'cpu'."
-        )
+        raise _no_gpu(devices, "TensorFlow")
     if devices in ("cpu", "one_gpu"):
         with contextlib.suppress(RuntimeError):  # joined already, with the devices of the first time
             tf.config.set_visible_devices(gpus[:1] if devices == "one_gpu" else [], "GPU")
     return join_on_tensorflow()
 
 
-def _jax_workers(devices: str) -> Workers:
+def _jax_workers(devices: str) -> "Workers | OneDevice":
     import jax
     import keras
 
     _hide_gpus_from_tensorflow()
     kinds = {device.platform for device in jax.devices()} - {"cpu"}
     if devices in ("one_gpu", "all_gpus") and not kinds:
-        raise UserError(f"devices={devices!r} needs a GPU on every worker, and JAX sees none. Use 'auto' or 'cpu'.")
+        raise _no_gpu(devices, "JAX")
     found = jax.devices("cpu") if devices == "cpu" or not kinds else jax.devices()
     if devices == "one_gpu":
         first = {device.process_index: device for device in reversed(found)}
         found = [first[rank] for rank in range(jax.process_count())]
+    if len(found) == 1:
+        return _jax_device("cpu" if found[0].platform == "cpu" else "one_gpu")
     own = [device for device in found if device.process_index == jax.process_index()]
     jax.config.update("jax_default_device", own[0])
     names = [f"{device.platform}:{device.id}" for device in found]
@@ -130,10 +132,12 @@ def _jax_device(devices: str) -> OneDevice:
     import jax
 
     if devices == "all_gpus":
-        raise UserError("devices='all_gpus' needs Keras on TensorFlow; JAX trains on one. Use 'auto' or 'one_gpu'.")
+        raise UserError(
+            "On JAX a training alone uses several devices, got devices='all_gpus'. Use 'auto' or 'one_gpu'."
+        )
     gpus = _jax_gpus()
     if devices == "one_gpu" and not gpus:
-        raise UserError("devices='one_gpu' needs a GPU, and JAX sees none. Use 'auto' or 'cpu'.")
+        raise _no_gpu(devices, "JAX")
     device = gpus[0] if gpus and devices != "cpu" else jax.local_devices(backend="cpu")[0]
     jax.config.update("jax_default_device", device)
     _hide_gpus_from_tensorflow()

@@ -10,6 +10,7 @@ import functools
 import json
 import os
 import signal
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -116,8 +117,7 @@ def join_on_tensorflow() -> "Workers":
     place = place_in_environment()
     _check_addresses(place, place.workers)
     gpus = len(tf.config.get_visible_devices("GPU"))
-    # TensorFlow would take the signal, and not end.
-    with _start_deadline(place), _kept_handler(signal.SIGTERM):
+    with _start_deadline_in_c(place):
         strategy = tf.distribute.MultiWorkerMirroredStrategy(
             tf.distribute.cluster_resolver.SimpleClusterResolver(
                 tf.train.ClusterSpec({"worker": place.addresses}),
@@ -132,16 +132,6 @@ def join_on_tensorflow() -> "Workers":
     return workers
 
 
-@contextlib.contextmanager
-def _kept_handler(number: int) -> Iterator[None]:
-    handler = signal.getsignal(number)
-    try:
-        yield
-    finally:
-        if handler is not None and threading.current_thread() is threading.main_thread():
-            signal.signal(number, handler)
-
-
 def _check_addresses(place: Place, needed: int) -> None:
     given = place.addresses[:needed]
     if len(given) < needed or not all(host and port.isdigit() for host, _, port in (a.rpartition(":") for a in given)):
@@ -150,23 +140,27 @@ def _check_addresses(place: Place, needed: int) -> None:
         raise UserError(f"{name} must name {whose} as host:port, got {','.join(place.addresses)!r}.")
 
 
-@contextlib.contextmanager
-def _start_deadline(place: Place) -> Iterator[float]:
-    """Ends the process where the others have not come in time: the backends would wait on, or end it with a dump."""
+def _start_seconds(place: Place) -> tuple[float, str]:
+    """Returns how long this process waits for the others, and what it says then."""
     try:
         seconds = float(os.environ.get(START_TIMEOUT) or _DEFAULT_START_TIMEOUT)
     except ValueError:
         raise UserError(f"{START_TIMEOUT} must be a number of seconds, got {os.environ[START_TIMEOUT]!r}.") from None
+    name = ADDRESS if place.source == WORKERS else CLUSTER
+    return seconds, (
+        f"error: Worker {place.rank} of {place.workers} waited {seconds:g} s for the others at "
+        f"{','.join(place.addresses)}. Start all of them, with the same {name}, and within {START_TIMEOUT} seconds of "
+        "each other."
+    )
+
+
+@contextlib.contextmanager
+def _start_deadline(place: Place) -> Iterator[float]:
+    """Ends the process where the others have not come in time: JAX would wait, and then end it with a dump."""
+    seconds, sentence = _start_seconds(place)
 
     def give_up() -> None:
-        name = ADDRESS if place.source == WORKERS else CLUSTER
-        print(
-            f"error: Worker {place.rank} of {place.workers} waited {seconds:g} s for the others at "
-            f"{','.join(place.addresses)}. Start all of them, with the same {name}, and within {START_TIMEOUT} seconds "
-            "of each other.",
-            file=sys.stderr,
-            flush=True,
-        )
+        print(sentence, file=sys.stderr, flush=True)
         os._exit(2)
 
     deadline = threading.Timer(seconds, give_up)
@@ -176,6 +170,36 @@ def _start_deadline(place: Place) -> Iterator[float]:
         yield seconds
     finally:
         deadline.cancel()
+
+
+# Says the sentence and ends its parent, unless that ends or closes the pipe before.
+_WATCH = """
+import os, select, signal, sys
+if not select.select([sys.stdin], [], [], float(sys.argv[1]))[0]:
+    print(sys.argv[2], file=sys.stderr, flush=True)
+    os.kill(os.getppid(), signal.SIGALRM)
+"""
+
+
+@contextlib.contextmanager
+def _start_deadline_in_c(place: Place) -> Iterator[None]:
+    """The same for TensorFlow, which waits without end and lets no other thread of Python run meanwhile.
+
+    So a process of its own watches the time, and signals end this one at once. Afterwards they are handled as before:
+    TensorFlow would keep SIGTERM to itself.
+    """
+    seconds, sentence = _start_seconds(place)
+    is_main = threading.current_thread() is threading.main_thread()
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM) if is_main}
+    for number in handlers:
+        signal.signal(number, signal.SIG_DFL)
+    watch = [sys.executable, "-I", "-S", "-c", _WATCH, str(seconds), sentence]
+    try:
+        with subprocess.Popen(watch, stdin=subprocess.PIPE):  # leaving it closes the pipe
+            yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -13,6 +14,8 @@ from keras_resnet.cli import export, train
 from keras_resnet.distribution import create_strategy, jit_compile
 from keras_resnet.errors import UserError
 from keras_resnet.explanation.methods import METHODS, get_method
+from keras_resnet.training.recipes import Recipe
+from keras_resnet.training.setup import check_devices
 
 
 @pytest.fixture
@@ -103,7 +106,7 @@ def test_jax_does_not_run_saved_models_nor_tf_keras_vis(on, tmp_path):
 def test_one_device_and_its_compiler_on_jax(on):
     pytest.importorskip("jax")
     on("jax")
-    with pytest.raises(UserError, match="needs Keras on TensorFlow; JAX trains on one"):
+    with pytest.raises(UserError, match="On JAX a training alone uses several devices"):
         create_strategy("all_gpus")
     with pytest.raises(UserError, match="Unknown devices 'gpu'"):
         create_strategy("gpu")
@@ -112,6 +115,22 @@ def test_one_device_and_its_compiler_on_jax(on):
     assert jit_compile("auto", strategy) is True
     with pytest.raises(UserError, match="leaves JAX without a compiler"):
         jit_compile("off", strategy)
+
+
+def test_what_several_devices_cannot_compute_is_refused(on):
+    with pytest.raises(UserError, match=r"a multiple of the number of devices \(3\), got 64"):
+        check_devices(Recipe(batch_size=64), 3)
+    with pytest.raises(UserError, match="accumulate must be 1 over several devices of TensorFlow, got 2"):
+        check_devices(Recipe(accumulate=2), 2)
+    with pytest.raises(UserError, match="xla='on' does not work over several devices"):
+        jit_compile("on", SimpleNamespace(num_replicas_in_sync=2))
+    assert jit_compile("auto", SimpleNamespace(num_replicas_in_sync=2)) is False
+    own = Recipe(accumulate=2, batch_norm="per_device")
+    check_devices(own, 1)
+    on("jax")
+    check_devices(Recipe(accumulate=2), 2)
+    with pytest.raises(UserError, match="JAX computes the statistics of the whole batch"):
+        check_devices(own, 2)
 
 
 def test_results_name_the_backend_where_it_is_not_tensorflow(on):

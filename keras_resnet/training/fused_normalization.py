@@ -3,10 +3,12 @@
 Keras 3's BatchNormalization is written in elementary operators. TensorFlow has one fused operator for it, forward and
 backward (Ioffe & Szegedy 2015, arXiv:1502.03167). A twin of the network uses that one; because the variables are the
 same in the same order, the weights are copied into the plain network afterwards, which then loads anywhere without
-custom objects. On JAX the twin keeps Keras' own, whose operators XLA fuses. Over several devices it uses Keras' own,
-too, by the statistics of the whole batch. The twin also carries the precision policy, so that the stored network is
-always a float32 one.
+custom objects. On JAX the twin keeps Keras' own, whose operators XLA fuses. Where several devices normalize by the
+statistics of the whole batch, it uses Keras' own, too. The twin also carries the precision policy, so that the stored
+network is always a float32 one.
 """
+
+from typing import Any
 
 import keras
 
@@ -45,18 +47,29 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
         count = tf.cast(tf.size(inputs) // channels, tf.float32)
         variance = fused.batch_variance * ((count - 1.0) / count)
         keep = self.momentum
-        self.moving_mean.assign(self.moving_mean * keep + fused.batch_mean * (1.0 - keep))
-        self.moving_variance.assign(self.moving_variance * keep + variance * (1.0 - keep))
+        self.moving_mean.assign(self.moving_mean * keep + _over_devices(fused.batch_mean) * (1.0 - keep))
+        self.moving_variance.assign(self.moving_variance * keep + _over_devices(variance) * (1.0 - keep))
         return fused.y
 
 
-def training_twin(model: keras.Model, *, precision: str = "float32") -> keras.Model:
+def _over_devices(statistic: Any) -> Any:
+    """The mean over all devices: each has normalized by its own, but the network that is stored is the same on all."""
+    import tensorflow as tf
+
+    replica = tf.distribute.get_replica_context()
+    if replica is None or replica.num_replicas_in_sync == 1:
+        return statistic
+    return replica.all_reduce(tf.distribute.ReduceOp.MEAN, statistic)
+
+
+def training_twin(model: keras.Model, *, precision: str = "float32", batch_norm: str = "synchronized") -> keras.Model:
     """Builds the network that trains in place of another one.
 
     Args:
         model: A functional float32 network of built-in layers.
         precision: One of `distribution.PRECISIONS`. The last layer computes in float32 always: a
             softmax over logits in half precision loses small differences.
+        batch_norm: One of `choices.BATCH_NORMS`, of a network that is built for several devices of TensorFlow.
 
     Returns:
         A network with the same weights in the same order, as float32 variables: `copy_weights` brings them back.
@@ -71,7 +84,7 @@ def training_twin(model: keras.Model, *, precision: str = "float32") -> keras.Mo
         is_layer = isinstance(layer, keras.Layer) and not isinstance(layer, keras.layers.InputLayer)
         if is_layer and layer.name not in model.output_names:
             config["dtype"] = policy
-        if several and type(layer) is keras.layers.BatchNormalization:
+        if several and batch_norm == "synchronized" and type(layer) is keras.layers.BatchNormalization:
             return keras.layers.BatchNormalization.from_config({**config, "synchronized": True})
         if several and type(layer) is keras.layers.Dropout:
             return WholeBatchDropout.from_config(config)

@@ -106,7 +106,7 @@ def create_twin(
         config = model.get_config()  # the same layers for any size
         source = keras.Model.from_config(_without_size(config))
         copy_weights(model, source)
-    twin = training_twin(source, precision=recipe.precision)
+    twin = training_twin(source, precision=recipe.precision, batch_norm=recipe.batch_norm)
     if recipe.teacher is None:
         return twin if own is None else ModelOfWorkers(twin, own)
     return DistilledModel(
@@ -171,12 +171,12 @@ def compile_twin(
         learning_rate=learning_rate
         or Schedule(
             name=recipe.schedule,
-            learning_rate=recipe.learning_rate,
+            learning_rate=recipe.learning_rate * recipe.rate_factor,
             steps=updates,
             warmup_steps=round(updates * warmup_epochs / recipe.epochs),
             milestones=parse_milestones(recipe.milestones),
             decay_factor=recipe.decay_factor,
-            final_learning_rate=recipe.final_learning_rate,
+            final_learning_rate=recipe.final_learning_rate * recipe.rate_factor,
         ),
         name=recipe.optimizer,
         momentum=recipe.momentum,

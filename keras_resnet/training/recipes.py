@@ -9,7 +9,17 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from keras_resnet.choices import BAD_IMAGES, CLASS_BALANCES, DECAY_FORMS, LOSSES, MOMENTUM_FORMS, OPTIMIZERS, SCHEDULES
+from keras_resnet.choices import (
+    BAD_IMAGES,
+    BATCH_NORMS,
+    CLASS_BALANCES,
+    DECAY_FORMS,
+    LOSSES,
+    MOMENTUM_FORMS,
+    OPTIMIZERS,
+    RATE_SCALINGS,
+    SCHEDULES,
+)
 from keras_resnet.data.preprocessing import RESIZES
 from keras_resnet.distribution import DEVICES, PRECISIONS, XLA
 from keras_resnet.errors import UserError, unknown_name
@@ -84,6 +94,9 @@ class Recipe:
         None, "part of its weights' norm that a unit's gradient is scaled down to; default: none", kind=float, above=0.0
     )
     learning_rate: float = _setting(0.1, "highest learning rate", above=0.0)
+    learning_rate_scaling: str = _setting(
+        "off", "linear: learning rates are those of 256 images an update, and grow with them", choices=RATE_SCALINGS
+    )
     schedule: str = _setting(
         "cosine",
         "course of the learning rate",
@@ -121,6 +134,11 @@ class Recipe:
     )
     xla: str = _setting("auto", "compilation with XLA", choices=XLA)
     devices: str = _setting("auto", "what to train on", choices=DEVICES)
+    batch_norm: str = _setting(
+        "synchronized",
+        "over several devices: by the statistics of the whole batch, or on TensorFlow of each device's rows",
+        choices=BATCH_NORMS,
+    )
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -145,6 +163,14 @@ class Recipe:
             raise UserError(
                 f"warmup_epochs must be at most epochs ({self.epochs}), got {self.warmup_epochs:g}. Lower it."
             )
+
+    @property
+    def rate_factor(self) -> float:
+        """What the learning rates are multiplied by.
+
+        Reference: Goyal et al. 2017, arXiv:1706.02677, section 2.1 (the linear scaling rule), of 256 images an update.
+        """
+        return self.batch_size * self.accumulate / 256 if self.learning_rate_scaling == "linear" else 1.0
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the settings as a dictionary that JSON can hold; `from_dict` reads it back."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import keras
 import numpy as np
 
-from keras_resnet.backends import TENSORFLOW, backend
+from keras_resnet.backends import JAX, TENSORFLOW, backend
 from keras_resnet.data.feeding import check_augmentation, training_batches
 from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.data.sources import load_source
@@ -67,7 +67,7 @@ class Setup:
         Of several workers each takes its own rows, unless `whole` batches are asked for.
         """
         rows = None
-        if isinstance(self.strategy, Workers) and not whole:
+        if isinstance(self.strategy, Workers) and self.strategy.workers > 1 and not whole:
             rows = worker_rows(self.recipe.batch_size, self.strategy.rank, self.strategy.workers)
         size = self.recipe.train_image_size
         preprocessing = self.preprocessing
@@ -122,16 +122,7 @@ def prepare(
     steps = steps_per_epoch(data.train, recipe.batch_size)
     augmentation = data.augmentation if recipe.augmentation == "default" else recipe.augmentation
     check_augmentation(augmentation)
-    if recipe.batch_size % strategy.num_replicas_in_sync:
-        raise UserError(
-            f"batch_size must be a multiple of the number of devices ({strategy.num_replicas_in_sync}), "
-            f"got {recipe.batch_size}."
-        )
-    if recipe.accumulate > 1 and strategy.num_replicas_in_sync > 1 and backend() == TENSORFLOW:
-        raise UserError(
-            f"accumulate must be 1 over several devices of TensorFlow, got {recipe.accumulate}. Raise batch_size, or "
-            "train on one device or on JAX (KERAS_BACKEND=jax)."
-        )
+    check_devices(recipe, strategy.num_replicas_in_sync)
     class_weights = None
     if recipe.class_balance == "weights":
         class_weights = balanced_weights(data.train.labels, len(data.labels))
@@ -160,6 +151,24 @@ def prepare(
     )
     statistics = BatchStatistics(twin) if recipe.ema_decay else None
     return Setup(recipe, config, data, augmentation, steps, model, preprocessing, twin, freezing, statistics, strategy)
+
+
+def check_devices(recipe: Recipe, devices: int) -> None:
+    """Raises the UserError for settings that a number of devices together cannot compute."""
+    if recipe.batch_size % devices:
+        raise UserError(f"batch_size must be a multiple of the number of devices ({devices}), got {recipe.batch_size}.")
+    if devices == 1:
+        return
+    if recipe.accumulate > 1 and backend() == TENSORFLOW:
+        raise UserError(
+            f"accumulate must be 1 over several devices of TensorFlow, got {recipe.accumulate}. Raise batch_size, or "
+            "train on one device or on JAX (KERAS_BACKEND=jax)."
+        )
+    if recipe.batch_norm == "per_device" and backend() == JAX:
+        raise UserError(
+            "batch_norm per_device needs Keras on TensorFlow: JAX computes the statistics of the whole batch. Leave it "
+            "out."
+        )
 
 
 def load_data(recipe: Recipe, strategy: Any, *, report: Callable[[str], None] = print) -> "tuple[Recipe, DatasetSpec]":

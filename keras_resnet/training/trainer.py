@@ -142,10 +142,17 @@ def train(
             f"{run.path}: {recipe.model} ({model.count_params():,} parameters) on {data.name}, "
             f"{len(data.train):,} training, {len(data.validation):,} validation, {len(data.test):,} test images"
         )
-        if isinstance(strategy, Workers):
+        devices = strategy.num_replicas_in_sync
+        if devices > 1:
+            whose = f"{strategy.workers} workers" if getattr(strategy, "workers", 1) > 1 else "one process"
             report(
-                f"{strategy.workers} workers share each batch of {recipe.batch_size:,}: "
-                f"{recipe.batch_size // strategy.workers:,} images each"
+                f"{devices} devices of {whose} share each batch of {recipe.batch_size:,}: "
+                f"{recipe.batch_size // devices:,} images each, batch normalization {recipe.batch_norm}"
+            )
+        if devices > 1 or recipe.rate_factor != 1:
+            report(
+                f"learning rate {recipe.learning_rate * recipe.rate_factor:g} (learning_rate_scaling "
+                f"{recipe.learning_rate_scaling}: {recipe.learning_rate:g} × {recipe.rate_factor:g})"
             )
         for label, count in (data.bad_images or {}).items():
             if count:

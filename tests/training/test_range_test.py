@@ -134,3 +134,8 @@ def test_the_picture_is_one(found, tmp_path, suffix):
     assert os.listdir(path.parent) == [path.name]
     with pytest.raises(UserError, match=r"must end in \.png or \.svg, got 'rates\.jpg'"):
         draw(found, tmp_path / "rates.jpg")
+
+
+def test_a_rate_that_would_be_scaled_is_not_looked_for():
+    with pytest.raises(UserError, match="A rate is found as it is, got learning_rate_scaling linear"):
+        find_learning_rate(Recipe(learning_rate_scaling="linear"))

@@ -20,6 +20,13 @@ def test_whole_numbers_serve_as_numbers():
     assert Recipe(learning_rate=1) == Recipe(learning_rate=1.0)
 
 
+def test_learning_rates_grow_with_the_images_of_an_update_where_that_is_asked_for():
+    # Goyal et al. 2017, section 2.1: 0.1 for 256 images, 3.2 for 8,192.
+    linear = Recipe(learning_rate=0.1, batch_size=2048, accumulate=4, learning_rate_scaling="linear")
+    assert linear.learning_rate * linear.rate_factor == pytest.approx(3.2)
+    assert Recipe(learning_rate=0.1, batch_size=2048, accumulate=4).rate_factor == 1
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

@@ -11,7 +11,7 @@ import jsonschema_rs
 import pytest
 import yaml
 
-from keras_resnet.training.launch import free_port
+from keras_resnet.training.launch import free_ports
 from keras_resnet.workers import ADDRESS, RANK, WORKERS
 
 ROOT = Path(__file__).parents[2]
@@ -50,7 +50,7 @@ def test_the_script_for_slurm_trains(tiny_data, tmp_path):
     for there, here in (
         ("folder:/data/images", f"{tiny_data} --model resnet8 --epochs 1 --batch-size 16 --name r"),
         ("/data/runs", str(tmp_path / "runs")),
-        (":29500", f":{free_port()}"),
+        (":29500", f":{free_ports(1)[0]}"),
     ):
         assert script.count(there) == 1
         script = script.replace(there, here)

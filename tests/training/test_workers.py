@@ -1,4 +1,9 @@
-"""Several workers on 127.0.0.1 that train one network, beside one process with the same global batch."""
+"""Several workers on 127.0.0.1 that train one network, beside one process with the same global batch.
+
+CI has two of them, and kills one on JAX alone. This tries all on both engines, with any number that divides 16:
+
+    TEST_WORKERS=4 python -m pytest -n 0 tests/training/test_workers.py
+"""
 
 import contextlib
 import json
@@ -19,8 +24,8 @@ from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.data.splits import ArraySplit, worker_rows
 from keras_resnet.errors import UserError
 from keras_resnet.training.callbacks import KeptInterrupts
-from keras_resnet.training.launch import launch, worker_command
-from keras_resnet.workers import ADDRESS, RANK, START_TIMEOUT, WORKERS
+from keras_resnet.training.launch import free_ports, launch, worker_command
+from keras_resnet.workers import ADDRESS, CLUSTER, RANK, START_TIMEOUT, WORKERS
 
 pytest.importorskip("jax")
 
@@ -28,15 +33,25 @@ ROOT = Path(__file__).parents[2]
 SESSION = Path(__file__).with_name("worker_session.py")
 BLOCKER = "import sys\nsys.modules['tensorflow'] = None\n"  # JAX alone starts faster
 STEPS = 24
+COUNT = int(os.environ.get("TEST_WORKERS") or "2")
+ALL = "TEST_WORKERS" in os.environ
+NOT_IN_CI = "takes a minute: run with TEST_WORKERS=2"
+
+
+@pytest.fixture(scope="module", params=["jax", "tensorflow"])
+def engine(request):
+    return request.param
 
 
 @pytest.fixture(scope="module")
-def environment(tmp_path_factory):
+def environment(engine, tmp_path_factory):
+    if engine == "tensorflow":
+        return {**os.environ, "KERAS_BACKEND": engine, "PYTHONPATH": str(ROOT)}
     folder = tmp_path_factory.mktemp("blocker")
     (folder / "sitecustomize.py").write_text(BLOCKER)
     return {
         **os.environ,
-        "KERAS_BACKEND": "jax",
+        "KERAS_BACKEND": engine,
         "JAX_PLATFORMS": "cpu",
         "PYTHONPATH": os.pathsep.join([str(folder), str(ROOT)]),
         "XLA_FLAGS": "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",
@@ -45,12 +60,12 @@ def environment(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def folder(environment, tiny_data, tmp_path_factory):
-    """A folder with the run `one` of one process and the run `two` of two workers."""
+    """A folder with the run `one` of one process and the run `several` of several workers."""
     folder = tmp_path_factory.mktemp("workers")
     command = [sys.executable, str(SESSION), tiny_data, str(folder)]
     done = subprocess.run([*command, "one"], env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert launch([*command, "two"], 2, environment=environment) == 0
+    assert launch([*command, "several"], COUNT, environment=environment) == 0
     return folder
 
 
@@ -68,26 +83,53 @@ def metrics(folder, name):
     return {key: value for key, value in found.items() if "seconds" not in key}
 
 
-@pytest.mark.slow
-def test_two_workers_train_as_one_process_does(folder):
-    one, two = told(folder, "one"), told(folder, "two")
-    assert len(one["losses"]) == len(two["losses"]) == STEPS
-    # The sums over a batch are added up in another order: float32 rounding (6e-8), grown over 24 steps.
-    np.testing.assert_allclose(two["losses"], one["losses"], rtol=1e-4, atol=1e-5)
-    expected, got = checkpoint(folder, "one"), checkpoint(folder, "two")
+def check_equal(folder, name):
+    one, other = told(folder, "one"), told(folder, name)
+    assert len(one["losses"]) == len(other["losses"]) == STEPS
+    # The sums over a batch are added up in another order: float32 rounding (6e-8), grown over 24 steps. With four
+    # workers a unit fell on the other side of a ReLU's kink, which moved late losses by 1e-4 and weights by 2e-3.
+    late, weights, absolute = (1e-4, 1e-3, 1e-4) if COUNT == 2 else (1e-3, 1e-2, 5e-3)
+    np.testing.assert_allclose(other["losses"][:8], one["losses"][:8], rtol=1e-5)
+    np.testing.assert_allclose(other["losses"], one["losses"], rtol=late, atol=1e-5)
+    expected, got = checkpoint(folder, "one"), checkpoint(folder, name)
     assert expected.keys() == got.keys()
-    for name in expected:
-        np.testing.assert_allclose(got[name], expected[name], rtol=1e-3, atol=1e-4, err_msg=name)
+    for variable in expected:
+        np.testing.assert_allclose(got[variable], expected[variable], rtol=weights, atol=absolute, err_msg=variable)
+
+
+@pytest.mark.slow
+def test_workers_train_as_one_process_does(folder):
+    check_equal(folder, "several")
+
+
+@pytest.mark.slow
+def test_several_devices_of_jax_train_as_one_does(engine, environment, folder, tiny_data):
+    if engine != "jax":
+        pytest.skip("TensorFlow's are in test_several_devices.py")
+    flags = f"{environment['XLA_FLAGS']} --xla_force_host_platform_device_count=2"
+    command = [sys.executable, str(SESSION), tiny_data, str(folder), "devices"]
+    options = {"env": environment | {"XLA_FLAGS": flags}, "capture_output": True, "text": True, "timeout": 300}
+    done = subprocess.run(command, **options)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "2 devices of one process share each batch of 16: 8 images each" in done.stdout
+    check_equal(folder, "devices")
 
 
 @pytest.mark.slow
 def test_workers_have_the_same_weights_and_losses(folder):
-    assert told(folder, "two", 1) == told(folder, "two", 0)
+    assert all(told(folder, "several", rank) == told(folder, "several") for rank in range(1, COUNT))
 
 
 @pytest.mark.slow
-def test_the_test_of_two_workers_counts_every_example_once(folder):
-    one, two = metrics(folder, "one"), metrics(folder, "two")
+def test_the_chief_writes_what_one_process_does_and_the_others_nothing(folder):
+    one, several = ({path.name for path in (folder / run).rglob("*")} for run in ("one", "several"))
+    events = {name for name in one | several if name.startswith("events.")}  # their names hold times
+    assert several - events == one - events
+
+
+@pytest.mark.slow
+def test_the_test_of_several_workers_counts_every_example_once(folder):
+    one, two = metrics(folder, "one"), metrics(folder, "several")
     assert two["count"] == 31  # no number of workers divides it
     for name in ("count", "top1", "confusion", "best_epoch", "validation_accuracy"):
         assert two[name] == one[name], name
@@ -95,7 +137,11 @@ def test_the_test_of_two_workers_counts_every_example_once(folder):
 
 
 @pytest.mark.slow
-def test_a_killed_worker_ends_all_and_the_next_start_ends_as_if_nothing_had_been(folder, environment, tiny_data):
+def test_a_killed_worker_ends_all_and_the_next_start_ends_as_if_nothing_had_been(
+    folder, engine, environment, tiny_data
+):
+    if engine == "tensorflow" and not ALL:
+        pytest.skip(NOT_IN_CI)
     step = random.randrange(1, STEPS)
     found = []
 
@@ -105,24 +151,51 @@ def test_a_killed_worker_ends_all_and_the_next_start_ends_as_if_nothing_had_been
         assert not (folder / "killed" / "test_metrics.json").exists()
 
     command = [sys.executable, str(SESSION), tiny_data, str(folder), "killed", str(step)]
-    assert launch(command, 2, restarts=1, environment=environment, report=report) == 0
+    assert launch(command, COUNT, restarts=1, environment=environment, report=report) == 0
     ((line, seconds),) = found
-    assert "Worker 1 of 2 ended by SIGKILL, and the others were stopped. Starting all again (1 of 1)." in line
+    assert f"Worker 1 of {COUNT} ended by SIGKILL, and the others were stopped. Starting all again (1 of 1)." in line
     # The others have five seconds to end by themselves. The rest is for a machine that is busy: it took 0.1 to 5.1 s.
     assert seconds < 15
     complete = (step - 1) // (STEPS // 4)  # epochs before it
     assert len(told(folder, "killed")["losses"]) == STEPS - complete * (STEPS // 4), step
-    expected, got = checkpoint(folder, "two"), checkpoint(folder, "killed")
+    expected, got = checkpoint(folder, "several"), checkpoint(folder, "killed")
     for name in expected:
         np.testing.assert_array_equal(got[name], expected[name], err_msg=f"{name}, killed behind step {step}")
-    assert metrics(folder, "killed") == metrics(folder, "two")
+    assert metrics(folder, "killed") == metrics(folder, "several")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not ALL, reason=NOT_IN_CI)
+def test_a_worker_that_no_launcher_watches_tells_that_another_one_is_lost(engine, environment, tiny_data, tmp_path):
+    addresses = [f"127.0.0.1:{port}" for port in free_ports(2)]
+    processes = []
+    for rank in range(2):
+        place = {ADDRESS: addresses[0], WORKERS: "2", RANK: str(rank)}
+        if engine == "tensorflow":
+            cluster = {"chief": addresses[:1], "worker": addresses[1:]}
+            task = {"type": ["chief", "worker"][rank], "index": 0}
+            place = {RANK: str(rank), CLUSTER: json.dumps({"cluster": cluster, "task": task})}
+        command = [sys.executable, str(SESSION), tiny_data, str(tmp_path), "lost", "5"]
+        pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+        processes.append(subprocess.Popen(command, env=environment | place, **pipes))
+    _, killed = processes
+    assert killed.wait(200) == -signal.SIGKILL
+    # JAX notices that a process has ended, TensorFlow ten seconds without a sign of life.
+    told = processes[0].communicate(timeout=40)[1]
+    killed.communicate()
+    assert processes[0].returncode == 2
+    assert "error: Another worker has ended; its own output says why. Start all of them again" in told
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "code", "flags"), [(signal.SIGTERM, 143, ["--workers", "2"]), (signal.SIGINT, 130, [])]
 )
-def test_a_signal_ends_the_workers_as_it_ends_one_process(number, code, flags, environment, tiny_data, tmp_path):
+def test_a_signal_ends_the_workers_as_it_ends_one_process(
+    number, code, flags, engine, environment, tiny_data, tmp_path
+):
+    if engine == "tensorflow" and not ALL:
+        pytest.skip(NOT_IN_CI)
     # A process started in the background of a script is born deaf to Ctrl-C.
     hearing = (
         "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])"
@@ -144,7 +217,8 @@ def test_a_signal_ends_the_workers_as_it_ends_one_process(number, code, flags, e
     assert time.monotonic() - began < 15
     assert "Traceback" not in err
     assert err.rstrip().endswith(" ".join(["--name", "r", *flags]))
-    assert "Run it again and it resumes: KERAS_BACKEND=jax python train.py --dataset" in err
+    prefix = "KERAS_BACKEND=jax " if engine == "jax" else ""
+        assert f"Run it again and it resumes: {prefix}python train.py --dataset" in err
     # What was complete is there; like one process, they keep nothing of an epoch in its middle.
     assert (tmp_path / "r" / "checkpoints" / "epoch-00002.npz").exists()
     assert not list(tmp_path.rglob("*.tmp-*"))
@@ -208,13 +282,14 @@ def test_what_the_user_has_to_mend_is_not_tried_again(tmp_path):
     assert len(list(tmp_path.iterdir())) == 1
 
 
-def test_a_worker_that_waits_in_vain_says_so(environment):
+def test_a_worker_that_waits_in_vain_says_so(engine, environment):
     code = "from keras_resnet.distribution import create_strategy; create_strategy('cpu', workers=True)"
-    place = {ADDRESS: "127.0.0.1:1", WORKERS: "2", RANK: "1", START_TIMEOUT: "1"}
+    addresses = f"127.0.0.1:1,127.0.0.1:{free_ports(1)[0]}"
+    place = {ADDRESS: addresses, WORKERS: "2", RANK: "1", START_TIMEOUT: "1"}
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, env=environment | place, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 2
-    assert "error: Worker 1 of 2 waited 1 s for the others at 127.0.0.1:1." in done.stderr
+    assert done.returncode == (2 if engine == "jax" else -signal.SIGALRM)
+    assert f"error: Worker 1 of 2 waited 1 s for the others at {addresses}." in done.stderr
 
 
 @pytest.mark.parametrize(
