@@ -26,7 +26,8 @@ VERBS = {
     ),
     "budget": ("keras_resnet.cli.benchmark:benchmark_budget", "test accuracy within the same training time"),
     "pieces": ("keras_resnet.cli.benchmark:benchmark_pieces", "what augmentation, averaging and the like are worth"),
-    "gpu": ("keras_resnet.cli.benchmark:benchmark_gpu", "ResNet-50 on a GPU by JAX, beside PyTorch's compiler"),
+    "scale": ("keras_resnet.cli.benchmark_jax:benchmark_scale", "two workers beside one, and a model of 64 GPUs"),
+    "gpu": ("keras_resnet.cli.benchmark_jax:benchmark_gpu", "ResNet-50 on a GPU by JAX, beside PyTorch's compiler"),
 }
 
 
@@ -358,22 +359,3 @@ def benchmark_pieces(argv: Sequence[str] | None = None) -> int:
         )
 
     return measuring.run("pieces", measure, parser, argv, saves=True)
-
-
-def benchmark_gpu(argv: Sequence[str] | None = None) -> int:
-    """`benchmark.py gpu`."""
-    parser = measuring.create_parser(
-        "gpu",
-        "Trains ResNet-50 at 224 in bfloat16 on random images that lie on the GPU, at several batch sizes, on JAX "
-        "(KERAS_BACKEND=jax); beside it timm's or torchvision's under torch.compile(mode='max-autotune') where PyTorch "
-        "is installed, and inference with folded batch norms. Figures are images per second, memory, and the share of "
-        "what the GPU allows. Takes less than eight minutes and downloads nothing.",
-    )
-    parser.add_argument("--seconds", type=measuring.positive, default=460.0, help="for all measurements together")
-
-    def measure(arguments: argparse.Namespace) -> measuring.Rows:
-        from keras_resnet.benchmarks.gpu import benchmark_gpu
-
-        return benchmark_gpu(limit_seconds=arguments.seconds, progress=ProgressBar())
-
-    return measuring.run("gpu", measure, parser, argv)

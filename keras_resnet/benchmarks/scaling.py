@@ -1,0 +1,246 @@
+"""`benchmark.py scale`: one worker beside two on JAX, a core and a thread each, and a model of 64 GPUs.
+
+Weak scaling: each worker has a batch of the same size. Two processes that train apart, each for itself, show what the
+machine costs two at once; beside them the two that train together show what communication costs. What they send is
+counted where it passes, at the loopback interface.
+
+The model extrapolates from those bytes alone: an all-reduce by rings (Patarasuk and Yuan 2009), first inside of a
+machine, then between machines, each GPU by its own adapter, at the published rates, without latency, and none of it
+hidden behind the computation. Sources of the rates, per direction: a GPU's NVLink has 900 GB/s (H100) or 600 GB/s
+(A100) in both directions together (NVIDIA's data sheets of H100 and A100); DGX H100 has eight adapters of 400 Gb/s,
+DGX A100 eight of 200 Gb/s (NVIDIA's data sheets of DGX H100 and DGX A100).
+
+This module imports no framework: the measurements' processes do.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from keras_resnet.backends import JAX
+from keras_resnet.benchmarks.turns import Seconds, Timings, take_turns
+from keras_resnet.errors import UserError
+from keras_resnet.progress import ProgressBar
+from keras_resnet.workers import ADDRESS, RANK, WORKERS
+
+ONE, APART, TOGETHER = "1 worker", "2 processes apart", "2 workers"
+PROCESSES = {ONE: 1, APART: 2, TOGETHER: 2}
+WARMUPS = 4  # steps that compile and fill caches
+PAUSE = 0.3
+# Bytes per second and direction of a GPU: inside of a machine, and between machines.
+LINKS = {
+    "H100: NVLink 450 GB/s, InfiniBand 400 Gb/s": (450e9, 50e9),
+    "A100: NVLink 300 GB/s, InfiniBand 200 Gb/s": (300e9, 25e9),
+}
+CLUSTERS = ((1, 8), (8, 8))  # machines, GPUs of each
+# Computing that takes nine times as long as communication leaves an efficiency of 0.9.
+LEAST_COMPUTING = 9
+
+Row = dict[str, Any]
+
+
+def benchmark_scaling(
+    model: str,
+    *,
+    image_size: int,
+    batch_size: int,
+    steps: int = 20,
+    rounds: int = 5,
+    progress: ProgressBar | None = None,
+) -> list[Row]:
+    """Measures the steps of one and of two workers in turns, and extrapolates to GPUs.
+
+    Args:
+        model: A name of the model table.
+        image_size: Side of the random images.
+        batch_size: Images of each worker in a step.
+        steps: Steps per round, behind those that compile.
+        rounds: Rounds that count; every round starts new processes.
+        progress: Takes one step a measurement.
+
+    Returns:
+        A row each. Those of kind "measured" have images per second of all workers together, the efficiency (a worker's
+        share of that over what one alone has), the share of a step that communication takes, and the megabytes (10⁶)
+        that a worker sends in a step. Those of kind "model" have the milliseconds of communication in a step, and how
+        long computing a step must take at least for an efficiency of 0.9.
+
+    Raises:
+        UserError: There are fewer than two cores, or a process failed.
+    """
+    if len(os.sched_getaffinity(0)) < 2:
+        raise UserError("Two workers need two cores, and this process may use one.")
+    progress = progress or ProgressBar(show=False)
+    settings = {"model": model, "side": image_size, "batch": batch_size, "steps": steps}
+    sent: dict[str, list[float]] = {name: [] for name in PROCESSES}
+
+    def contestant(name: str) -> Any:
+        def turn() -> Seconds:
+            found = _measure(name, settings)
+            sent[name].append(found["bytes"] / PROCESSES[name] / steps)
+            return Seconds(found["wall"], found["cpu"])
+
+        return turn
+
+    progress.begin(f"scale {model}", rounds * len(PROCESSES), "measurements")
+    timings = take_turns(
+        {name: contestant(name) for name in PROCESSES}, turns=rounds, warmups=0, progress=progress, pause=PAUSE
+    )
+    progress.end()
+    common = {"model": model, "image_size": image_size, "batch_size": batch_size}
+    together = median(sent[TOGETHER])
+    return [
+        *(_measured_row(name, common, timings, together, steps) for name in PROCESSES),
+        *(_model_row(links, cluster, common, together) for links in LINKS for cluster in CLUSTERS),
+    ]
+
+
+def communication_seconds(bytes_per_step: float, machines: int, gpus: int, links: tuple[float, float]) -> float:
+    """Returns the seconds of an all-reduce over machines with GPUs each.
+
+    Args:
+        bytes_per_step: What is reduced.
+        machines: How many.
+        gpus: Of each machine.
+        links: Bytes per second and direction of a GPU, inside of a machine and between machines.
+
+    Returns:
+        The seconds of a reduce-scatter inside of each machine, an all-reduce between machines of each GPU's part, and
+        an all-gather inside.
+    """
+    inside, between = links
+    within = 2 * (gpus - 1) / gpus * bytes_per_step / inside
+    across = 2 * (machines - 1) / machines * (bytes_per_step / gpus) / between
+    return within + across
+
+
+def _measured_row(name: str, common: Row, timings: Mapping[str, Timings], bytes_per_step: float, steps: int) -> Row:
+    took, workers = timings[name], PROCESSES[name]
+    shares = [1 - apart / joined for apart, joined in zip(timings[APART].wall, timings[TOGETHER].wall, strict=True)]
+    return {
+        "kind": "measured",
+        **common,
+        "contestant": name,
+        "devices": workers,
+        "images_per_second": round(workers * common["batch_size"] * steps / took.wall_median, 1),
+        "efficiency": round(1 / timings[ONE].speedup_over(took) if name != ONE else 1.0, 3),
+        "communication_share": round(median(shares), 3) if name == TOGETHER else "",
+        "mb_per_step": round(bytes_per_step / 1e6, 3) if name == TOGETHER else "",
+        "communication_ms": "",
+        "least_step_ms": "",
+        "rounds": len(took.wall),
+    }
+
+
+def _model_row(links: str, cluster: tuple[int, int], common: Row, bytes_per_step: float) -> Row:
+    milliseconds = 1000 * communication_seconds(bytes_per_step, *cluster, LINKS[links])
+    machines, gpus = cluster
+    return {
+        "kind": "model",
+        **common,
+        "contestant": f"{machines} × {gpus} {links}",
+        "devices": machines * gpus,
+        "images_per_second": "",
+        "efficiency": "",
+        "communication_share": "",
+        "mb_per_step": round(bytes_per_step / 1e6, 3),
+        "communication_ms": round(milliseconds, 3),
+        "least_step_ms": round(LEAST_COMPUTING * milliseconds, 2),
+        "rounds": "",
+    }
+
+
+def _measure(name: str, settings: Row) -> Row:
+    """Runs the processes of a contestant; the seconds of the slowest, and the bytes that all have sent."""
+    from keras_resnet.training.launch import free_port
+
+    count = PROCESSES[name]
+    place = {ADDRESS: f"127.0.0.1:{free_port()}", WORKERS: str(count)} if name == TOGETHER else {}
+    environment = {key: value for key, value in os.environ.items() if key not in (ADDRESS, WORKERS, RANK)}
+    environment |= {"KERAS_BACKEND": JAX, "JAX_PLATFORMS": "cpu", "TF_CPP_MIN_LOG_LEVEL": "2", **place}
+    cores = sorted(os.sched_getaffinity(0))
+    with tempfile.TemporaryDirectory() as folder:
+        processes = []
+        for number in range(count):
+            task = {**settings, "folder": folder, "number": number, "count": count, "core": cores[number]}
+            command = [sys.executable, "-m", "keras_resnet.benchmarks.scaling", json.dumps(task)]
+            own = environment | ({RANK: str(number)} if place else {})
+            processes.append(subprocess.Popen(command, env=own, stdout=subprocess.PIPE, stderr=subprocess.STDOUT))
+        try:
+            for process in processes:
+                said = process.communicate()[0].decode(errors="replace").strip()
+                if process.returncode:
+                    raise UserError(f"A process of {name!r} failed: {(said.splitlines() or ['it said nothing'])[-1]}")
+        finally:
+            for process in processes:
+                process.kill()
+                process.wait()
+        found = [json.loads((Path(folder) / f"{number}.json").read_text()) for number in range(count)]
+    return {
+        "wall": max(row["wall"] for row in found),
+        "cpu": sum(row["cpu"] for row in found),
+        "bytes": max(row["bytes"] for row in found),
+    }
+
+
+def _loopback_bytes() -> int:
+    """What has passed the loopback interface so far."""
+    for line in Path("/proc/net/dev").read_text().splitlines():
+        interface, _, counts = line.partition(":")
+        if interface.strip() == "lo":
+            return int(counts.split()[0])
+    return 0
+
+
+def _train(task: Row) -> None:
+    """What each process does. Its core is chosen before JAX is loaded, which starts a thread for each that it has."""
+    os.sched_setaffinity(0, {task["core"]})
+    import keras
+    import numpy as np
+
+    from keras_resnet.applications import create_model
+    from keras_resnet.benchmarks.training import StepClock
+    from keras_resnet.data.array_batches import Batches
+    from keras_resnet.distribution import create_strategy, jit_compile
+    from keras_resnet.training.fused_normalization import training_twin
+    from keras_resnet.training.networks import compile_twin
+    from keras_resnet.training.recipes import Recipe
+    from keras_resnet.workers import all_workers
+
+    strategy = create_strategy("cpu", workers=True)
+    keras.utils.set_random_seed(0)
+    side, batch, steps = task["side"], task["batch"], task["steps"]
+    recipe = Recipe(model=task["model"], batch_size=batch * strategy.num_replicas_in_sync)
+    model = create_model(task["model"], num_classes=10, input_shape=(side, side, 3))
+    images = np.random.default_rng(task["number"]).normal(size=(batch, side, side, 3)).astype("float32")
+    labels = np.arange(batch, dtype="int32") % 10
+    batches = Batches(lambda number: (images, labels), None)
+    with all_workers(strategy):
+        twin = training_twin(model, precision="float32")
+        compile_twin(twin, recipe, steps=1000, jit_compile=jit_compile(recipe.xla, strategy))
+        twin.fit(batches, steps_per_epoch=WARMUPS, shuffle=False, verbose=0)
+        _wait_for_all(task)
+        clock, passed = StepClock(steps + 1), []
+        # Like the clock, behind the first step and behind the last.
+        count = keras.callbacks.LambdaCallback(on_train_batch_end=lambda step, logs: passed.append(_loopback_bytes()))
+        twin.fit(batches, steps_per_epoch=steps + 1, callbacks=[clock, count], shuffle=False, verbose=0)
+    found = {"wall": clock.seconds.wall, "cpu": clock.seconds.cpu, "bytes": passed[-1] - passed[0]}
+    (Path(task["folder"]) / f"{task['number']}.json").write_text(json.dumps(found))
+
+
+def _wait_for_all(task: Row) -> None:
+    """Begins together: what another process still compiles would count as if it were communication."""
+    folder = Path(task["folder"])
+    (folder / f"{task['number']}.ready").touch()
+    while len(list(folder.glob("*.ready"))) < task["count"]:
+        time.sleep(0.001)
+
+
+if __name__ == "__main__":
+    _train(json.loads(sys.argv[1]))
