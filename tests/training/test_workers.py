@@ -218,7 +218,7 @@ def test_a_signal_ends_the_workers_as_it_ends_one_process(
     assert "Traceback" not in err
     assert err.rstrip().endswith(" ".join(["--name", "r", *flags]))
     prefix = "KERAS_BACKEND=jax " if engine == "jax" else ""
-        assert f"Run it again and it resumes: {prefix}python train.py --dataset" in err
+    assert f"Run it again and it resumes: {prefix}python train.py --dataset" in err
     # What was complete is there; like one process, they keep nothing of an epoch in its middle.
     assert (tmp_path / "r" / "checkpoints" / "epoch-00002.npz").exists()
     assert not list(tmp_path.rglob("*.tmp-*"))
