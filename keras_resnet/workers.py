@@ -235,20 +235,20 @@ def all_workers(strategy: Any) -> contextlib.AbstractContextManager:
     return strategy.distribution.scope() if isinstance(strategy, Workers) else contextlib.nullcontext()
 
 
-def shared_batches(workers: Workers, batches: Any, rows: int) -> Any:
-    """Makes this worker's part of every batch what `fit` takes.
+def shared_batches(strategy: Any, batches: Any) -> Any:
+    """Makes this worker's rows of every batch what `fit` takes; every worker must read them, step by step.
 
     Args:
-        workers: From `create_strategy`.
-        batches: (images, targets), this worker's rows of each batch.
-        rows: How many those are.
+        strategy: From `create_strategy`.
+        batches: (images, targets), this worker's rows alone.
     """
-    if backend() == JAX:
+    if not isinstance(strategy, Workers) or backend() == JAX:
         return batches
-    devices = len(workers.distribution.extended.worker_devices)
+    devices = len(strategy.distribution.extended.worker_devices)
     if devices > 1:
-        batches = batches.rebatch(rows // devices)  # one behind the other, in the order of the devices
-    return workers.distribution.distribute_datasets_from_function(lambda _: batches)
+        # One behind the other, in the order of the devices.
+        batches = batches.rebatch(batches.element_spec[0].shape[0] // devices)
+    return strategy.distribution.distribute_datasets_from_function(lambda _: batches)
 
 
 def agreed(strategy: Any, number: int) -> bool:

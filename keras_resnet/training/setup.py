@@ -25,7 +25,7 @@ from keras_resnet.training.fine_tuning import Freezing
 from keras_resnet.training.losses import balanced_weights
 from keras_resnet.training.networks import compile_twin, create_judge, create_network, create_twin
 from keras_resnet.training.recipes import Recipe
-from keras_resnet.workers import Workers, all_workers, shared_batches
+from keras_resnet.workers import Workers, all_workers
 
 if TYPE_CHECKING:
     from keras_resnet.data.dataset import DatasetSpec
@@ -71,7 +71,7 @@ class Setup:
             rows = worker_rows(self.recipe.batch_size, self.strategy.rank, self.strategy.workers)
         size = self.recipe.train_image_size
         preprocessing = self.preprocessing
-        found = training_batches(
+        return training_batches(
             self.data.train,
             preprocessing if size is None else dataclasses.replace(preprocessing, height=size, width=size),
             batch_size=self.recipe.batch_size,
@@ -83,7 +83,6 @@ class Setup:
             repeats=self.recipe.repeats,
             rows=rows,
         )
-        return found if rows is None else shared_batches(self.strategy, found, rows.stop - rows.start)
 
     def average(self) -> None:
         """Gives the twin the averaged weights that its optimizer keeps, and the statistics that belong to them."""

@@ -46,7 +46,7 @@ from keras_resnet.training.recipes import Recipe
 from keras_resnet.training.report import report_if_possible
 from keras_resnet.training.runs import RunDirectory, check_run, default_name, find_network, open_run
 from keras_resnet.training.setup import Setup, describe, disk_needs, prepare
-from keras_resnet.workers import Workers, agreed, all_workers, named_lost_workers
+from keras_resnet.workers import Workers, agreed, all_workers, named_lost_workers, shared_batches
 
 
 @dataclass(frozen=True)
@@ -274,7 +274,7 @@ def _fit(
     # On TensorFlow `fit` enters its strategy by itself, and what is built meanwhile shall not belong to it.
     with all_workers(setup.strategy) if shares_on_jax else contextlib.nullcontext(), interrupts:
         twin.fit(
-            setup.batches(first_epoch=state.epoch, epochs=recipe.epochs),
+            shared_batches(setup.strategy, setup.batches(first_epoch=state.epoch, epochs=recipe.epochs)),
             validation_data=validation,
             steps_per_epoch=setup.steps,
             initial_epoch=state.epoch,

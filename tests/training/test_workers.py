@@ -174,7 +174,7 @@ def test_a_worker_that_no_launcher_watches_tells_that_another_one_is_lost(engine
         if engine == "tensorflow":
             cluster = {"chief": addresses[:1], "worker": addresses[1:]}
             task = {"type": ["chief", "worker"][rank], "index": 0}
-            place = {RANK: str(rank), CLUSTER: json.dumps({"cluster": cluster, "task": task})}
+            place = {CLUSTER: json.dumps({"cluster": cluster, "task": task})}
         command = [sys.executable, str(SESSION), tiny_data, str(tmp_path), "lost", "5"]
         pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
         processes.append(subprocess.Popen(command, env=environment | place, **pipes))

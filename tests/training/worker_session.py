@@ -20,7 +20,7 @@ from keras_resnet.errors import UserError
 from keras_resnet.training import trainer
 from keras_resnet.training.callbacks import StopOnLostLoss
 from keras_resnet.training.recipes import Recipe
-from keras_resnet.workers import RANK
+from keras_resnet.workers import place_in_environment
 
 
 def kill_once(marker: Path) -> None:
@@ -50,7 +50,7 @@ def kill_while_writing(epoch: int, share: float, marker: Path) -> None:
 
 
 def main(data: str, folder: Path, name: str, step: int | None) -> None:
-    rank = int(os.environ.get(RANK, "0"))
+    rank = place_in_environment().rank
     found = {"losses": []}
     check, fit, killed = StopOnLostLoss.on_train_batch_end, trainer._fit, folder / f"{name}.killed"
 
