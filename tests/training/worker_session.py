@@ -82,7 +82,7 @@ def work(arguments: list[str]) -> str:
     """The same as a worker that Ray starts."""
     data, folder, name, *when = arguments
     step, _, share = "".join(when).partition(":")
-    if share and os.environ[RANK] == "0":
+    if share and place_in_environment().rank == 0:
         kill_while_writing(int(step), float(share), Path(folder) / f"{name}.killed")
     main(data, Path(folder), name, int(step) if step and not share else None)
     return "done"
