@@ -14,7 +14,7 @@ from keras_resnet.data.feeding import check_augmentation, training_batches
 from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.data.sources import load_source
 from keras_resnet.data.splits import steps_per_epoch, worker_rows
-from keras_resnet.distribution import jit_compile
+from keras_resnet.distribution import gpu_names, jit_compile
 from keras_resnet.errors import UserError
 from keras_resnet.models.config import ResNetConfig
 from keras_resnet.models.registry import get_config
@@ -23,6 +23,7 @@ from keras_resnet.training.batch_statistics import BatchStatistics
 from keras_resnet.training.checkpoints import KEPT
 from keras_resnet.training.fine_tuning import Freezing
 from keras_resnet.training.losses import balanced_weights
+from keras_resnet.training.memory import available_bytes, memory_warning
 from keras_resnet.training.networks import compile_twin, create_judge, create_network, create_twin
 from keras_resnet.training.recipes import Recipe
 from keras_resnet.workers import Workers, all_workers
@@ -142,6 +143,13 @@ def prepare(
                 learning_rate=learning_rate,
                 class_weights=class_weights,
             )
+    if recipe.devices == "cpu" or not gpu_names():
+        share = (recipe.train_image_size or preprocessing.height) / preprocessing.height
+        warning = memory_warning(
+            twin, recipe.batch_size // strategy.num_replicas_in_sync, side=share, available=available_bytes()
+        )
+        if warning:
+            report(warning)
     freezing = Freezing(
         twin,
         head_epochs=recipe.head_epochs,
