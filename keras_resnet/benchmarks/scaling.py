@@ -164,6 +164,9 @@ def _measure(name: str, settings: Row) -> Row:
     place = {ADDRESS: f"127.0.0.1:{free_port()}", WORKERS: str(count)} if name == TOGETHER else {}
     environment = {key: value for key, value in os.environ.items() if key not in (ADDRESS, WORKERS, RANK)}
     environment |= {"KERAS_BACKEND": JAX, "JAX_PLATFORMS": "cpu", "TF_CPP_MIN_LOG_LEVEL": "2", **place}
+    # The package may lie where only the script that was started finds it.
+    package = os.fspath(Path(__file__).parents[2])
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [package, environment.get("PYTHONPATH")]))
     cores = sorted(os.sched_getaffinity(0))
     with tempfile.TemporaryDirectory() as folder:
         processes = []

@@ -119,6 +119,26 @@ def test_a_killed_worker_ends_all_and_the_next_start_ends_as_if_nothing_had_been
 
 
 @pytest.mark.slow
+def test_a_chief_killed_while_it_writes_leaves_whole_files_and_all_go_on(folder, environment, tiny_data):
+    """One kill; kill_chief.py takes any number."""
+    kept = {}
+
+    def report(line):
+        assert line.startswith("Worker 0 of 2 ended by SIGKILL, and the others were stopped.")
+        for path in (folder / "torn" / "checkpoints").glob("epoch-*.npz"):
+            with np.load(path) as file:
+                kept[path.name] = [file[name] for name in file.files]  # every byte is read
+
+    command = [sys.executable, str(SESSION), tiny_data, str(folder), "torn", f"3:{random.random()}"]
+    assert launch(command, 2, restarts=1, environment=environment, report=report) == 0
+    assert sorted(kept) == ["epoch-00001.npz", "epoch-00002.npz"]
+    expected, got = checkpoint(folder, "two"), checkpoint(folder, "torn")
+    for name in expected:
+        np.testing.assert_array_equal(got[name], expected[name], err_msg=name)
+    assert not list((folder / "torn").rglob("*.tmp-*"))
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "code", "flags"), [(signal.SIGTERM, 143, ["--workers", "2"]), (signal.SIGINT, 130, [])]
 )
