@@ -158,12 +158,15 @@ def _model_row(links: str, cluster: tuple[int, int], common: Row, bytes_per_step
 
 def _measure(name: str, settings: Row) -> Row:
     """Runs the processes of a contestant; the seconds of the slowest, and the bytes that all have sent."""
-    from keras_resnet.training.launch import free_port
+    from keras_resnet.training.launch import free_ports
 
     count = PROCESSES[name]
-    place = {ADDRESS: f"127.0.0.1:{free_port()}", WORKERS: str(count)} if name == TOGETHER else {}
+    place = {ADDRESS: f"127.0.0.1:{free_ports(1)[0]}", WORKERS: str(count)} if name == TOGETHER else {}
     environment = {key: value for key, value in os.environ.items() if key not in (ADDRESS, WORKERS, RANK)}
     environment |= {"KERAS_BACKEND": JAX, "JAX_PLATFORMS": "cpu", "TF_CPP_MIN_LOG_LEVEL": "2", **place}
+    # The package may lie where only the script that was started finds it.
+    package = os.fspath(Path(__file__).parents[2])
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [package, environment.get("PYTHONPATH")]))
     cores = sorted(os.sched_getaffinity(0))
     with tempfile.TemporaryDirectory() as folder:
         processes = []

@@ -102,8 +102,8 @@ def _first_failure(processes: Sequence[subprocess.Popen]) -> tuple[int, int] | N
         codes = [process.poll() for process in processes]
         ended = [(rank, code) for rank, code in enumerate(codes) if code]
         if ended:
-            # One that was killed explains the others, which miss it.
-            return min(ended, key=lambda pair: (pair[1] >= 0, pair[0]))
+            # One that was killed or failed explains the others, which miss it and say so with the user's code.
+            return min(ended, key=lambda pair: (pair[1] >= 0, pair[1] == USER_ERROR, pair[0]))
         if all(code == 0 for code in codes):
             return None
         time.sleep(0.05)

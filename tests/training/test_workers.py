@@ -24,7 +24,7 @@ from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.data.splits import ArraySplit, worker_rows
 from keras_resnet.errors import UserError
 from keras_resnet.training.callbacks import KeptInterrupts
-from keras_resnet.training.launch import free_ports, launch, worker_command
+from keras_resnet.training.launch import _first_failure, free_ports, launch, worker_command
 from keras_resnet.workers import ADDRESS, CLUSTER, RANK, START_TIMEOUT, WORKERS
 
 pytest.importorskip("jax")
@@ -154,8 +154,8 @@ def test_a_killed_worker_ends_all_and_the_next_start_ends_as_if_nothing_had_been
     assert launch(command, COUNT, restarts=1, environment=environment, report=report) == 0
     ((line, seconds),) = found
     assert f"Worker 1 of {COUNT} ended by SIGKILL, and the others were stopped. Starting all again (1 of 1)." in line
-    # The others have five seconds to end by themselves. The rest is for a machine that is busy: it took 0.1 to 5.1 s.
-    assert seconds < 15
+    # It took 0.2 to 0.5 s, seven processes to a core. Those that do not end by themselves are killed after five.
+    assert seconds < 10
     complete = (step - 1) // (STEPS // 4)  # epochs before it
     assert len(told(folder, "killed")["losses"]) == STEPS - complete * (STEPS // 4), step
     expected, got = checkpoint(folder, "several"), checkpoint(folder, "killed")
@@ -165,8 +165,9 @@ def test_a_killed_worker_ends_all_and_the_next_start_ends_as_if_nothing_had_been
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not ALL, reason=NOT_IN_CI)
 def test_a_worker_that_no_launcher_watches_tells_that_another_one_is_lost(engine, environment, tiny_data, tmp_path):
+    if engine == "tensorflow" and not ALL:
+        pytest.skip(NOT_IN_CI)
     addresses = [f"127.0.0.1:{port}" for port in free_ports(2)]
     processes = []
     for rank in range(2):
@@ -185,6 +186,28 @@ def test_a_worker_that_no_launcher_watches_tells_that_another_one_is_lost(engine
     killed.communicate()
     assert processes[0].returncode == 2
     assert "error: Another worker has ended; its own output says why. Start all of them again" in told
+
+
+@pytest.mark.slow
+def test_a_chief_killed_while_it_writes_leaves_whole_files_and_all_go_on(folder, engine, environment, tiny_data):
+    """One kill; kill_chief.py takes any number."""
+    if engine == "tensorflow" and not ALL:
+        pytest.skip(NOT_IN_CI)
+    kept = {}
+
+    def report(line):
+        assert line.startswith(f"Worker 0 of {COUNT} ended by SIGKILL, and the others were stopped.")
+        for path in (folder / "torn" / "checkpoints").glob("epoch-*.npz"):
+            with np.load(path) as file:
+                kept[path.name] = [file[name] for name in file.files]  # every byte is read
+
+    command = [sys.executable, str(SESSION), tiny_data, str(folder), "torn", f"3:{random.random()}"]
+    assert launch(command, COUNT, restarts=1, environment=environment, report=report) == 0
+    assert sorted(kept) == ["epoch-00001.npz", "epoch-00002.npz"]
+    expected, got = checkpoint(folder, "several"), checkpoint(folder, "torn")
+    for name in expected:
+        np.testing.assert_array_equal(got[name], expected[name], err_msg=name)
+    assert not list((folder / "torn").rglob("*.tmp-*"))
 
 
 @pytest.mark.slow
@@ -213,7 +236,7 @@ def test_a_signal_ends_the_workers_as_it_ends_one_process(
     began = time.monotonic()
     _, err = process.communicate(timeout=120)  # the workers hold its streams until they have ended, too
     assert process.returncode == code
-    # At the next step, which is far from the end; it took 0.1 to 1.6 s.
+    # At the next step, which is far from the end; it took 0.3 to 1.7 s.
     assert time.monotonic() - began < 15
     assert "Traceback" not in err
     assert err.rstrip().endswith(" ".join(["--name", "r", *flags]))
@@ -222,6 +245,14 @@ def test_a_signal_ends_the_workers_as_it_ends_one_process(
     # What was complete is there; like one process, they keep nothing of an epoch in its middle.
     assert (tmp_path / "r" / "checkpoints" / "epoch-00002.npz").exists()
     assert not list(tmp_path.rglob("*.tmp-*"))
+
+
+def test_one_that_failed_is_named_before_those_that_miss_it():
+    # The chief and another miss the one in the middle.
+    processes = [subprocess.Popen([sys.executable, "-c", f"import sys; sys.exit({code})"]) for code in (2, 1, 2)]
+    for process in processes:
+        process.wait()
+    assert _first_failure(processes) == (1, 1)
 
 
 def test_an_interrupt_that_was_swallowed_comes_again():
