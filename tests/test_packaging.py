@@ -87,7 +87,8 @@ def test_the_metadata_says_what_the_project_file_says(wheel):
     assert metadata["Version"] == project["version"] == __version__
     assert metadata["License-Expression"] == "Apache-2.0"
     assert f"{NAME}.dist-info/licenses/LICENSE" in wheel
-    assert set(metadata.get_all("Provides-Extra")) == {"torch", "onnx", "openvino", "litert", "jax", "serve", "docs"}
+    extras = {"torch", "onnx", "openvino", "litert", "jax", "ray", "serve", "docs"}
+    assert set(metadata.get_all("Provides-Extra")) == extras
     required = [text for text in metadata.get_all("Requires-Dist") if "extra ==" not in text]
     lines = (ROOT / "requirements.txt").read_text().splitlines()
     assert len(required) == sum(bool(line) and not line.startswith("#") for line in lines)
