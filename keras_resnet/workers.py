@@ -176,8 +176,10 @@ def _start_deadline(place: Place) -> Iterator[float]:
 _WATCH = """
 import os, select, signal, sys
 if not select.select([sys.stdin], [], [], float(sys.argv[1]))[0]:
-    print(sys.argv[2], file=sys.stderr, flush=True)
-    os.kill(os.getppid(), signal.SIGALRM)
+    try:
+        print(sys.argv[2], file=sys.stderr, flush=True)
+    finally:  # whether or not anyone listens
+        os.kill(os.getppid(), signal.SIGALRM)
 """
 
 
