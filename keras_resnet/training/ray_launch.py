@@ -133,22 +133,25 @@ class _Worker:
     def __call__(self) -> str:
         import ray
         from ray.train import get_context
-        from ray.train.collective import broadcast_from_rank_zero
+        from ray.train.collective import barrier, broadcast_from_rank_zero
 
         rank, workers = get_context().get_world_rank(), get_context().get_world_size()
+        # JAX needs the chief's address, TensorFlow everyone's.
+        write_text(self._folder / str(rank), f"{self._host or ray.util.get_node_ip_address()}:{free_ports(1)[0]}")
+        barrier()
         start = None
         if rank == 0:
             again = (self._folder / _BEGUN).exists()
             (self._folder / _BEGUN).touch()
             start = {
-                "address": f"{self._host or ray.util.get_node_ip_address()}:{free_ports(1)[0]}",
+                "addresses": ",".join((self._folder / str(each)).read_text() for each in range(workers)),
                 "again": again,
                 "refused": (self._folder / _REFUSED).exists(),
             }
         start = broadcast_from_rank_zero(start)
         if start["refused"]:
             return ""  # what the user has to mend is not tried again
-        os.environ.update({ADDRESS: start["address"], WORKERS: str(workers), RANK: str(rank)})
+        os.environ.update({ADDRESS: start["addresses"], WORKERS: str(workers), RANK: str(rank)})
         os.chdir(self._directory)
         try:
             return self._work(without_overwrite(self._arguments) if start["again"] else self._arguments)
