@@ -80,7 +80,7 @@ def create_strategy(devices: str, *, workers: bool = False) -> Any:
 
 
 def _no_gpu(devices: str, engine: str) -> UserError:
-    return UserError(f"devices={devices!r} needs a GPU, on every worker, and {engine} sees none. Use 'auto' or 'cpu'.")
+    return UserError(f"devices={devices!r} needs a GPU, and {engine} sees none. Use 'auto' or 'cpu'.")
 
 
 def _tensorflow_workers(devices: str) -> Workers:
@@ -109,7 +109,7 @@ def _jax_workers(devices: str) -> "Workers | OneDevice":
         first = {device.process_index: device for device in reversed(found)}
         found = [first[rank] for rank in range(jax.process_count())]
     if len(found) == 1:
-        return _jax_device("cpu" if found[0].platform == "cpu" else "one_gpu")
+        return _jax_device("one_gpu" if devices == "all_gpus" else devices)
     own = [device for device in found if device.process_index == jax.process_index()]
     jax.config.update("jax_default_device", own[0])
     names = [f"{device.platform}:{device.id}" for device in found]

@@ -73,10 +73,10 @@ def _cluster() -> Place | None:
         addresses = [*jobs.get("chief", ()), *jobs.get("worker", ())]
         if len(addresses) < 2:
             return None
+        task = stated.get("task") or {}
+        kind, index = str(task.get("type")), str(task.get("index"))
     except (ValueError, AttributeError, TypeError):
         return None  # nothing that TensorFlow would understand either
-    task = stated.get("task") or {}
-    kind, index = task.get("type"), str(task.get("index"))
     if jobs.keys() - {"chief", "worker"} or kind not in jobs:
         raise UserError(
             f"{CLUSTER} must name a chief and workers alone, and this process as one of them, got "
@@ -85,7 +85,7 @@ def _cluster() -> Place | None:
     if not index.isdigit() or int(index) >= len(jobs[kind]):
         raise UserError(f"The task of {CLUSTER} must be one of its {len(jobs[kind])} of type {kind}, got {task}.")
     rank = int(index) + (len(jobs.get("chief", ())) if kind == "worker" else 0)
-    return Place(rank, len(addresses), tuple(addresses), CLUSTER)
+    return Place(rank, len(addresses), tuple(map(str, addresses)), CLUSTER)
 
 
 def join() -> int:
@@ -290,7 +290,8 @@ def named_lost_workers(strategy: Any) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if isinstance(strategy, Workers) and any(word in str(error) for word in _LOST):
+        is_several = isinstance(strategy, Workers) and strategy.workers > 1
+        if is_several and any(word in str(error) for word in _LOST):
             raise LostWorkers(
                 "Another worker has ended; its own output says why. Start all of them again: they go on behind the "
                 "newest checkpoint."

@@ -28,12 +28,13 @@ from keras_resnet.backends import JAX
 from keras_resnet.benchmarks.turns import Seconds, Timings, take_turns
 from keras_resnet.errors import UserError
 from keras_resnet.progress import ProgressBar
-from keras_resnet.workers import ADDRESS, RANK, WORKERS
+from keras_resnet.workers import ADDRESS, CLUSTER, RANK, WORKERS
 
 ONE, APART, TOGETHER = "1 worker", "2 processes apart", "2 workers"
 PROCESSES = {ONE: 1, APART: 2, TOGETHER: 2}
 WARMUPS = 4  # steps that compile and fill caches
 PAUSE = 0.3
+LONGEST_WAIT = 600.0  # seconds for another process to compile its step
 # Bytes per second and direction of a GPU: inside of a machine, and between machines.
 LINKS = {
     "H100: NVLink 450 GB/s, InfiniBand 400 Gb/s": (450e9, 50e9),
@@ -74,6 +75,8 @@ def benchmark_scaling(
     Raises:
         UserError: There are fewer than two cores, or a process failed.
     """
+    if not hasattr(os, "sched_setaffinity"):
+        raise UserError("Each process is given a core of its own, which this system cannot do. Run it on Linux.")
     if len(os.sched_getaffinity(0)) < 2:
         raise UserError("Two workers need two cores, and this process may use one.")
     progress = progress or ProgressBar(show=False)
@@ -162,7 +165,7 @@ def _measure(name: str, settings: Row) -> Row:
 
     count = PROCESSES[name]
     place = {ADDRESS: f"127.0.0.1:{free_ports(1)[0]}", WORKERS: str(count)} if name == TOGETHER else {}
-    environment = {key: value for key, value in os.environ.items() if key not in (ADDRESS, WORKERS, RANK)}
+    environment = {key: value for key, value in os.environ.items() if key not in (ADDRESS, WORKERS, RANK, CLUSTER)}
     environment |= {"KERAS_BACKEND": JAX, "JAX_PLATFORMS": "cpu", "TF_CPP_MIN_LOG_LEVEL": "2", **place}
     # The package may lie where only the script that was started finds it.
     package = os.fspath(Path(__file__).parents[2])
@@ -241,7 +244,10 @@ def _wait_for_all(task: Row) -> None:
     """Begins together: what another process still compiles would count as if it were communication."""
     folder = Path(task["folder"])
     (folder / f"{task['number']}.ready").touch()
+    until = time.monotonic() + LONGEST_WAIT
     while len(list(folder.glob("*.ready"))) < task["count"]:
+        if time.monotonic() > until:
+            raise SystemExit("another process never came so far")
         time.sleep(0.001)
 
 

@@ -235,6 +235,8 @@ def _check_workers(arguments: argparse.Namespace) -> bool:
         raise UserError(
             f"--workers starts the workers, and {place.source} names {place.workers} already. Leave one of them out."
         )
+    if arguments.workers == 1 and (arguments.engine != ENGINES[0] or arguments.restarts):
+        raise UserError("--engine and --restarts need --workers of 2 or more, got 1. Leave them out, or raise it.")
     if max(count, place.workers) == 1:
         return False
     for flag in ("dry_run", "find_learning_rate", "seeds"):

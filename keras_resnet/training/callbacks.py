@@ -76,9 +76,11 @@ class KeptInterrupts(keras.callbacks.Callback):
                     self._handlers[number] = handler
         return self
 
-    def __exit__(self, *error: Any) -> None:
+    def __exit__(self, kind: Any, *error: Any) -> None:
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
+        if self._came is not None and kind is None:
+            raise self._came  # it came behind the last step
 
     def _keep(self, handler: Callable[[int, Any], Any], number: int, frame: Any) -> None:
         try:

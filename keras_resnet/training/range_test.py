@@ -20,7 +20,7 @@ from keras_resnet.distribution import create_strategy
 from keras_resnet.errors import UserError
 from keras_resnet.models.registry import get_config
 from keras_resnet.storage import atomic_file
-from keras_resnet.training.callbacks import hold_values
+from keras_resnet.training.callbacks import KeptInterrupts, hold_values
 from keras_resnet.training.recipes import Recipe
 from keras_resnet.training.setup import prepare
 
@@ -76,7 +76,7 @@ def find_learning_rate(recipe: Recipe, *, report: Callable[[str], None] = print)
     """
     require_backend()
     get_config(recipe.model)
-    if recipe.rate_factor != 1:
+    if recipe.learning_rate_scaling != "off":
         raise UserError("A rate is found as it is, got learning_rate_scaling linear. Leave that out here.")
     low, high = RANGES[recipe.optimizer]
     strategy = create_strategy(recipe.devices)
@@ -85,8 +85,10 @@ def find_learning_rate(recipe: Recipe, *, report: Callable[[str], None] = print)
     steps = UPDATES * recipe.accumulate
     batches = setup.batches(epochs=math.ceil(steps / setup.steps))
     watch = _Watch(recipe.accumulate)
-    with named_unreadable_files(data.train):
-        setup.twin.fit(batches, steps_per_epoch=steps, callbacks=[setup.freezing, watch], shuffle=False, verbose=0)
+    interrupts = KeptInterrupts()
+    callbacks = [interrupts, setup.freezing, watch]
+    with named_unreadable_files(data.train), interrupts:
+        setup.twin.fit(batches, steps_per_epoch=steps, callbacks=callbacks, shuffle=False, verbose=0)
     rates = low * (high / low) ** (np.arange(UPDATES) / (UPDATES - 1))
     return analyse(rates[: len(watch.losses)], watch.losses)
 

@@ -166,9 +166,11 @@ class _Worker:
 def _own_sigterm() -> Iterator[None]:
     """Keeps the handler of SIGTERM, for which Ray sets its own, with a dump of the stack."""
     handler = signal.getsignal(signal.SIGTERM)
-    yield
-    with contextlib.suppress(ValueError):  # not in the main thread
-        signal.signal(signal.SIGTERM, handler)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ValueError):  # not in the main thread
+            signal.signal(signal.SIGTERM, handler)
 
 
 def _connect(ray: Any, address: str | None, workers: int) -> None:

@@ -95,7 +95,7 @@ def train_seeds(
     for run in directories:
         if overwrite or not run.is_finished:
             check_run(run, Path(saved_models) / run.path.name, resume=False, overwrite=overwrite)
-    strategy = create_strategy(recipe.devices)
+    strategy = create_strategy(recipe.devices, workers=True)
     if overwrite:
         # All of them now, so that an interrupted call goes on without removing what it has trained itself.
         # Nothing is removed for a training that cannot begin.

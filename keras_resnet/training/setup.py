@@ -145,9 +145,8 @@ def prepare(
             )
     if recipe.devices == "cpu" or not gpu_names():
         share = (recipe.train_image_size or preprocessing.height) / preprocessing.height
-        warning = memory_warning(
-            twin, recipe.batch_size // strategy.num_replicas_in_sync, side=share, available=available_bytes()
-        )
+        images = recipe.batch_size // getattr(strategy, "workers", 1)
+        warning = memory_warning(model, images, precision=recipe.precision, side=share, available=available_bytes())
         if warning:
             report(warning)
     freezing = Freezing(

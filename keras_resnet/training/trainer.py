@@ -115,7 +115,8 @@ def train(
     writes = is_chief(strategy)
     if not writes:
         report = _silent
-    setup = prepare(recipe, strategy, config=network, report=report)
+    with named_lost_workers(strategy):
+        setup = prepare(recipe, strategy, config=network, report=report)
     recipe, data, model, preprocessing, twin = setup.recipe, setup.data, setup.model, setup.preprocessing, setup.twin
 
     run_bytes, served_bytes = disk_needs(model)

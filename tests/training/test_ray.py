@@ -93,8 +93,7 @@ def test_a_cluster_that_is_not_there(environment, tmp_path):
 
 
 @pytest.mark.skipif(importlib.util.find_spec("ray") is not None, reason="Ray is installed")
-def test_without_ray_a_sentence_names_the_extra(monkeypatch, capsys, tmp_path):
-    monkeypatch.setattr(train_script, "backend", lambda: "jax")
+def test_without_ray_a_sentence_names_the_extra(capsys, tmp_path):
     assert train_script.main(["--workers", "2", "--engine", "ray", "--runs", str(tmp_path)]) == 2
     assert "pip install 'keras-resnet[ray]'" in capsys.readouterr().err
 

@@ -125,6 +125,8 @@ def test_the_chief_writes_what_one_process_does_and_the_others_nothing(folder):
     one, several = ({path.name for path in (folder / run).rglob("*")} for run in ("one", "several"))
     events = {name for name in one | several if name.startswith("events.")}  # their names hold times
     assert several - events == one - events
+    written = [len(list((folder / run).rglob("events.*"))) for run in ("one", "several")]
+    assert written[0] == written[1]
 
 
 @pytest.mark.slow
