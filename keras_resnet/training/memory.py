@@ -1,6 +1,7 @@
-"""What a training step keeps in main memory, beside what the machine has left.
+"""How much main memory a training step needs, compared with what the machine has left.
 
-Where memory is missing the system kills a process without a word, so that a batch too large has to be told before.
+When memory runs out, the system kills the process without a message, so a warning that a batch is too large must come
+before the training.
 """
 
 import math
@@ -20,23 +21,24 @@ _KEPT = (
 
 
 def activation_bytes(model: keras.Model) -> int:
-    """Returns how many bytes of an image the backward pass needs at the least.
+    """Returns how many bytes the backward pass needs per image, at least.
 
-    Normalization's gradient needs what a convolution returns, and the next convolution's what an activation does. A
-    step holds more for a while: of a ResNet-50 at 224 pixels in float32 these are 84 MB, and 100 MB were measured.
+    A normalization's gradient needs the output of the convolution before it, and a convolution's gradient needs the
+    output of the activation before it. A step briefly holds more: for ResNet-50 at 224 pixels in float32 this returns
+    84 MB, and 100 MB were measured.
 
     Args:
-        model: A functional model whose input sides are known.
+        model: A functional model with a known input size.
     """
     kept = [layer for layer in model.layers if isinstance(layer, _KEPT)]
     return sum(math.prod(layer.output.shape[1:]) * (2 if layer.compute_dtype.endswith("16") else 4) for layer in kept)
 
 
 def available_bytes(root: Path = Path("/")) -> int | None:
-    """Returns how many bytes of main memory this process may still take; None where the system does not say.
+    """Returns how many bytes of main memory this process may still take; None if the system does not say.
 
     Args:
-        root: Of the file system; another one in tests.
+        root: The root of the file system; tests pass another.
     """
     found = []
     try:
@@ -46,24 +48,24 @@ def available_bytes(root: Path = Path("/")) -> int | None:
         limit, used = ((group / name).read_text().strip() for name in ("memory.max", "memory.current"))
         found += [int(limit) - int(used)] if limit != "max" else []
     except (OSError, ValueError):
-        pass  # another system, or no control group: what was found counts
+        pass  # another system, or no control group: use what was found
     return min(found, default=None)
 
 
 def memory_warning(model: keras.Model, images: int, *, available: int | None, side: float = 1.0) -> str | None:
-    """Returns a sentence where a training step needs more memory than there is, and None where it does not.
+    """Returns a warning if a training step needs more memory than there is, else None.
 
     Args:
         model: The network that trains.
-        images: How many of a batch this process has.
+        images: How many images of a batch this process trains on.
         available: From `available_bytes`.
-        side: The side of the images that it trains on, as a part of the model's own.
+        side: The side of the training images, as a fraction of the model's own.
     """
     needed = round(images * activation_bytes(model) * side**2)
     if available is None or needed <= available:
         return None
     return (
-        f"A step of {images:,} images keeps at least {megabytes(needed)} of activations, and {megabytes(available)} of "
-        "memory are left: the system may end this process without a word. Lower batch_size, and raise accumulate as "
-        "often."
+        f"A step of {images:,} images needs at least {megabytes(needed)} of memory for activations, but only "
+        f"{megabytes(available)} is left: the system may end this process without a message. Lower batch_size, and "
+        "raise accumulate by the same factor."
     )
