@@ -1,10 +1,10 @@
 """Where a network trains: devices, precision and XLA. The one place where hardware is decided.
 
-A CPU, one GPU, or several GPUs of one machine: through tf.distribute.MirroredStrategy on TensorFlow, and
-keras.distribution.DataParallel on JAX. One or more devices of each of several processes (workers), on any number of
-machines: through tf.distribute.MultiWorkerMirroredStrategy, and DataParallel again (see `workers`). Each worker
-prepares its rows of every global batch. A step computes what one device would with the whole batch, batch
-normalization's statistics included.
+One process trains on a CPU, one GPU, or several GPUs of one machine: through tf.distribute.MirroredStrategy on
+TensorFlow and keras.distribution.DataParallel on JAX. Several processes (workers, see `workers`) train with one or more
+devices each, on any number of machines: through tf.distribute.MultiWorkerMirroredStrategy or, again, DataParallel. Each
+worker prepares its rows of every global batch. A step computes what one device would compute with the whole batch,
+including batch normalization's statistics.
 """
 
 import contextlib
@@ -38,14 +38,14 @@ def create_strategy(devices: str, *, workers: bool = False) -> Any:
 
     Args:
         devices: "auto" (every GPU there is, else the CPU), "cpu", "one_gpu" or "all_gpus".
-        workers: Whether this is a training, which may be that of several workers, and on JAX of several devices.
+        workers: Whether this is a training: only a training may use several workers or, on JAX, several devices.
 
     Returns:
         A tf.distribute.Strategy, `OneDevice` on JAX, or `Workers`: models and optimizers are built in its scope.
 
     Raises:
-        UserError: The name is unknown, there is no GPU where one is asked for, several workers are to do something else
-            than train or cannot join, or several devices of JAX are.
+        UserError: The name is unknown, a GPU is asked for and there is none, several workers cannot join, or several
+            workers or JAX devices are asked for something other than training.
     """
     if devices not in DEVICES:
         raise unknown_name("devices", devices, DEVICES)
@@ -60,8 +60,8 @@ def create_strategy(devices: str, *, workers: bool = False) -> Any:
             count, source = jax.process_count(), "jax.distributed"
     if count > 1 and not workers:
         raise UserError(
-            f"Workers share a training and nothing else, and {source} names {count}: each would work alone, on all the "
-            f"data. Start one process for this, without {source}."
+            f"Several workers can only train, and {source} names {count}: each would work alone, on all the data. "
+            f"Start one process for this, without {source}."
         )
     if backend() == JAX:
         return _jax_workers(devices) if workers else _jax_device(devices)
@@ -86,12 +86,12 @@ def _no_gpu(devices: str, engine: str) -> UserError:
 def _tensorflow_workers(devices: str) -> Workers:
     import tensorflow as tf
 
-    # Nothing here may start the devices: the workers are joined before.
+    # Nothing here may start the devices: the workers must join first.
     gpus = tf.config.list_physical_devices("GPU")
     if devices in ("one_gpu", "all_gpus") and not gpus:
         raise _no_gpu(devices, "TensorFlow")
     if devices in ("cpu", "one_gpu"):
-        with contextlib.suppress(RuntimeError):  # joined already, with the devices of the first time
+        with contextlib.suppress(RuntimeError):  # already joined, with the devices chosen then
             tf.config.set_visible_devices(gpus[:1] if devices == "one_gpu" else [], "GPU")
     return join_on_tensorflow()
 
@@ -132,9 +132,7 @@ def _jax_device(devices: str) -> OneDevice:
     import jax
 
     if devices == "all_gpus":
-        raise UserError(
-            "On JAX a training alone uses several devices, got devices='all_gpus'. Use 'auto' or 'one_gpu'."
-        )
+        raise UserError("On JAX, only training uses several devices, got devices='all_gpus'. Use 'auto' or 'one_gpu'.")
     gpus = _jax_gpus()
     if devices == "one_gpu" and not gpus:
         raise _no_gpu(devices, "JAX")
@@ -206,7 +204,7 @@ def jit_compile(xla: str, strategy: Any) -> bool | str:
     """Translates the XLA choice into `compile`'s argument.
 
     Args:
-        xla: "auto" (Keras decides: on for one GPU, off on CPU and over several devices; always on for JAX), "on" or
+        xla: "auto" (Keras decides: on for one GPU, off on CPU and on several devices; always on for JAX), "on" or
             "off".
         strategy: From `create_strategy`.
 
@@ -214,8 +212,8 @@ def jit_compile(xla: str, strategy: Any) -> bool | str:
         "auto", True or False.
 
     Raises:
-        UserError: The name is unknown, XLA is forced over several devices of TensorFlow, where it fails, or it is
-            forbidden on JAX.
+        UserError: The name is unknown, XLA is forced on several TensorFlow devices, where it fails, or it is switched
+            off on JAX.
     """
     if xla not in XLA:
         raise unknown_name("xla", xla, XLA)
@@ -227,7 +225,7 @@ def jit_compile(xla: str, strategy: Any) -> bool | str:
 
     if strategy.num_replicas_in_sync > 1:
         if xla == "on":
-            raise UserError("xla='on' does not work over several devices of TensorFlow. Use 'auto', or one device.")
+            raise UserError("xla='on' does not work on several TensorFlow devices. Use 'auto', or one device.")
         return False
     if xla == "auto":
         # Keras' "auto" turns XLA on when the model supports it; on a CPU that made training over twice as slow.

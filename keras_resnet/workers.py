@@ -1,8 +1,8 @@
 """Several processes that train one network together: how the environment names them, and how they keep step.
 
-On either backend Keras' own variables name them: KERAS_DISTRIBUTION_JOB_ADDRESSES (host:port of each worker; JAX needs
-that of worker 0 alone), KERAS_DISTRIBUTION_NUM_PROCESSES and KERAS_DISTRIBUTION_PROCESS_ID. So does TF_CONFIG, which
-Kubeflow and others set.
+On either backend, Keras' own variables name them: KERAS_DISTRIBUTION_JOB_ADDRESSES (host:port of each worker; JAX needs
+only that of worker 0), KERAS_DISTRIBUTION_NUM_PROCESSES and KERAS_DISTRIBUTION_PROCESS_ID. TF_CONFIG, which Kubeflow
+and others set, works as well.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ START_TIMEOUT = "KERAS_RESNET_START_TIMEOUT"
 _DEFAULT_START_TIMEOUT = 300
 # Seconds without a sign of life after which a worker counts as lost; one whose process ended is noticed at once.
 _SILENCE = 60
-# What errors of the backends say where another worker is lost.
+# Words in the backends' errors when another worker is lost.
 _LOST = ("Gloo", "NCCL", "oordination", "Collective ops")
 
 
@@ -38,7 +38,7 @@ class Place:
     Attributes:
         rank: Its number; 0 is the chief.
         workers: How many there are.
-        addresses: "host:port" of the workers, as many as were named.
+        addresses: "host:port" of each worker whose address was given.
         source: The variable that names them.
     """
 
@@ -49,11 +49,11 @@ class Place:
 
 
 def place_in_environment() -> Place:
-    """Returns where the environment puts this process; `Place()` where it names no other worker.
+    """Returns where the environment puts this process; `Place()` if it names no other worker.
 
     Raises:
-        UserError: It names no whole numbers, a rank that there is not, a kind of worker that does not train, or
-            workers by two variables.
+        UserError: A number is not whole, the rank does not exist, a kind of worker does not train, or two variables
+            name workers.
     """
     given = [os.environ.get(RANK) or "0", os.environ.get(WORKERS) or "1"]
     rank, workers = (int(text) if text.isascii() and text.isdigit() else -1 for text in given)
@@ -66,7 +66,7 @@ def place_in_environment() -> Place:
 
 
 def _cluster() -> Place | None:
-    """What TF_CONFIG says; None where it names fewer than two workers."""
+    """Returns the place that TF_CONFIG gives; None if it names fewer than two workers."""
     try:
         stated = json.loads(os.environ.get(CLUSTER) or "{}")
         jobs = {kind: list(addresses) for kind, addresses in stated.get("cluster", {}).items()}
@@ -76,20 +76,20 @@ def _cluster() -> Place | None:
         task = stated.get("task") or {}
         kind, index = str(task.get("type")), str(task.get("index"))
     except (ValueError, AttributeError, TypeError):
-        return None  # nothing that TensorFlow would understand either
+        return None  # TensorFlow would not understand it either
     if jobs.keys() - {"chief", "worker"} or kind not in jobs:
         raise UserError(
-            f"{CLUSTER} must name a chief and workers alone, and this process as one of them, got "
-            f"{', '.join(sorted(jobs))} and the task {task}."
+            f"{CLUSTER} must name only a chief and workers, and this process must be one of them, got "
+            f"{', '.join(sorted(jobs))} and the task {task}. Leave out the rest."
         )
     if not index.isdigit() or int(index) >= len(jobs[kind]):
-        raise UserError(f"The task of {CLUSTER} must be one of its {len(jobs[kind])} of type {kind}, got {task}.")
+        raise UserError(f"The task index in {CLUSTER} must be a whole number below {len(jobs[kind])}, got {task}.")
     rank = int(index) + (len(jobs.get("chief", ())) if kind == "worker" else 0)
     return Place(rank, len(addresses), tuple(map(str, addresses)), CLUSTER)
 
 
 def join() -> int:
-    """Joins the workers of JAX that the environment names, once a process; returns how many there are."""
+    """Joins the JAX workers that the environment names, once per process; returns how many there are."""
     import jax
 
     place = place_in_environment()
@@ -97,7 +97,7 @@ def join() -> int:
         return jax.process_count()
     _check_addresses(place, 1)
     with _start_deadline(place) as seconds:
-        # What keras.distribution.initialize calls, which knows no deadlines.
+        # keras.distribution.initialize calls this, too, but takes no deadlines.
         jax.distributed.initialize(
             place.addresses[0],
             place.workers,
@@ -109,9 +109,9 @@ def join() -> int:
     return place.workers
 
 
-@functools.cache  # TensorFlow can join once a process
+@functools.cache  # TensorFlow can join only once per process
 def join_on_tensorflow() -> "Workers":
-    """Joins the workers of TensorFlow that the environment names; nothing else may have used TensorFlow before."""
+    """Joins the TensorFlow workers that the environment names; must come before any other use of TensorFlow."""
     import tensorflow as tf
 
     place = place_in_environment()
@@ -135,13 +135,13 @@ def join_on_tensorflow() -> "Workers":
 def _check_addresses(place: Place, needed: int) -> None:
     given = place.addresses[:needed]
     if len(given) < needed or not all(host and port.isdigit() for host, _, port in (a.rpartition(":") for a in given)):
-        whose = "worker 0" if needed == 1 else f"each of the {needed} workers, with commas between them,"
+        whose = "worker 0 as host:port" if needed == 1 else f"all {needed} workers as host:port, separated by commas"
         name = ADDRESS if place.source == WORKERS else CLUSTER
-        raise UserError(f"{name} must name {whose} as host:port, got {','.join(place.addresses)!r}.")
+        raise UserError(f"{name} must name {whose}, got {','.join(place.addresses)!r}.")
 
 
 def _start_seconds(place: Place) -> tuple[float, str]:
-    """Returns how long this process waits for the others, and what it says then."""
+    """Returns how many seconds this process waits for the others, and what it says if they do not come."""
     try:
         seconds = float(os.environ.get(START_TIMEOUT) or _DEFAULT_START_TIMEOUT)
     except ValueError:
@@ -156,7 +156,7 @@ def _start_seconds(place: Place) -> tuple[float, str]:
 
 @contextlib.contextmanager
 def _start_deadline(place: Place) -> Iterator[float]:
-    """Ends the process where the others have not come in time: JAX would wait, and then end it with a dump."""
+    """Ends the process if the others have not come in time: JAX would wait longer, and then end it with a dump."""
     seconds, sentence = _start_seconds(place)
 
     def give_up() -> None:
@@ -172,23 +172,23 @@ def _start_deadline(place: Place) -> Iterator[float]:
         deadline.cancel()
 
 
-# Says the sentence and ends its parent, unless that ends or closes the pipe before.
+# Prints the sentence and ends its parent, unless the parent ends or closes the pipe first.
 _WATCH = """
 import os, select, signal, sys
 if not select.select([sys.stdin], [], [], float(sys.argv[1]))[0]:
     try:
         print(sys.argv[2], file=sys.stderr, flush=True)
-    finally:  # whether or not anyone listens
+    finally:  # even if nobody reads the output
         os.kill(os.getppid(), signal.SIGALRM)
 """
 
 
 @contextlib.contextmanager
 def _start_deadline_in_c(place: Place) -> Iterator[None]:
-    """The same for TensorFlow, which waits without end and lets no other thread of Python run meanwhile.
+    """The same for TensorFlow, which waits forever and lets no other Python thread run meanwhile.
 
-    So a process of its own watches the time, and signals end this one at once. Afterwards they are handled as before:
-    TensorFlow would keep SIGTERM to itself.
+    So a separate process watches the time, and until then signals end this one at once. Afterwards they are handled as
+    before: TensorFlow would keep SIGTERM for itself.
     """
     seconds, sentence = _start_seconds(place)
     is_main = threading.current_thread() is threading.main_thread()
@@ -197,7 +197,7 @@ def _start_deadline_in_c(place: Place) -> Iterator[None]:
         signal.signal(number, signal.SIG_DFL)
     watch = [sys.executable, "-I", "-S", "-c", _WATCH, str(seconds), sentence]
     try:
-        with subprocess.Popen(watch, stdin=subprocess.PIPE):  # leaving it closes the pipe
+        with subprocess.Popen(watch, stdin=subprocess.PIPE):  # leaving the block closes the pipe
             yield
     finally:
         for number, handler in handlers.items():
@@ -212,7 +212,7 @@ class Workers:
     `all_workers`, as the one that trains, has the same values on all of them, and each must do the same with it.
 
     Attributes:
-        distribution: Over all devices: a keras.distribution.DataParallel, or a tf.distribute.Strategy on TensorFlow.
+        distribution: Spans all devices: a keras.distribution.DataParallel, or a tf.distribute.Strategy on TensorFlow.
         rank: The number of this process; 0 is the chief.
         workers: How many there are.
     """
@@ -238,7 +238,7 @@ def all_workers(strategy: Any) -> contextlib.AbstractContextManager:
 
 
 def shared_batches(strategy: Any, batches: Any) -> Any:
-    """Makes this worker's rows of every batch what `fit` takes; every worker must read them, step by step.
+    """Turns this worker's rows of every batch into what `fit` takes; all workers must read them step by step.
 
     Args:
         strategy: From `create_strategy`.
@@ -248,7 +248,7 @@ def shared_batches(strategy: Any, batches: Any) -> Any:
         return batches
     devices = len(strategy.distribution.extended.worker_devices)
     if devices > 1:
-        # One behind the other, in the order of the devices.
+        # One device's rows after another's, in the order of the devices.
         batches = batches.rebatch(batches.element_spec[0].shape[0] // devices)
     return strategy.distribution.distribute_datasets_from_function(lambda _: batches)
 
@@ -268,7 +268,7 @@ def agreed(strategy: Any, number: int) -> bool:
 
 @functools.cache
 def _gather(strategy: Any) -> Any:
-    """A function number → the numbers of all devices of all workers of TensorFlow, as float32: whole ones below 2²⁴."""
+    """Returns a function: number → the numbers of all TensorFlow devices, as float32, exact for integers below 2²⁴."""
     import tensorflow as tf
 
     def own_place(number: Any) -> Any:
@@ -281,7 +281,7 @@ def _gather(strategy: Any) -> Any:
 
 
 class LostWorkers(UserError):
-    """Another worker has ended: the same start again is all that helps."""
+    """Another worker has ended: only starting all of them again helps."""
 
 
 @contextlib.contextmanager
@@ -293,14 +293,14 @@ def named_lost_workers(strategy: Any) -> Iterator[None]:
         is_several = isinstance(strategy, Workers) and strategy.workers > 1
         if is_several and any(word in str(error) for word in _LOST):
             raise LostWorkers(
-                "Another worker has ended; its own output says why. Start all of them again: they go on behind the "
+                "Another worker has ended; its own output says why. Start all of them again: they resume from the "
                 "newest checkpoint."
             ) from error
         raise
 
 
 def leave(code: int) -> int:
-    """Ends one of several workers at once where it failed: the backend might wait for the others at the end."""
+    """Ends one of several workers at once if it failed: at the end, the backend might wait for the others."""
     if code and _has_joined():
         sys.stdout.flush()
         sys.stderr.flush()

@@ -106,7 +106,7 @@ def test_jax_does_not_run_saved_models_nor_tf_keras_vis(on, tmp_path):
 def test_one_device_and_its_compiler_on_jax(on):
     pytest.importorskip("jax")
     on("jax")
-    with pytest.raises(UserError, match="On JAX a training alone uses several devices"):
+    with pytest.raises(UserError, match="On JAX, only training uses several devices"):
         create_strategy("all_gpus")
     with pytest.raises(UserError, match="Unknown devices 'gpu'"):
         create_strategy("gpu")
@@ -120,16 +120,16 @@ def test_one_device_and_its_compiler_on_jax(on):
 def test_what_several_devices_cannot_compute_is_refused(on):
     with pytest.raises(UserError, match=r"a multiple of the number of devices \(3\), got 64"):
         check_devices(Recipe(batch_size=64), 3)
-    with pytest.raises(UserError, match="accumulate must be 1 over several devices of TensorFlow, got 2"):
+    with pytest.raises(UserError, match="accumulate must be 1 on several TensorFlow devices, got 2"):
         check_devices(Recipe(accumulate=2), 2)
-    with pytest.raises(UserError, match="xla='on' does not work over several devices"):
+    with pytest.raises(UserError, match="xla='on' does not work on several TensorFlow devices"):
         jit_compile("on", SimpleNamespace(num_replicas_in_sync=2))
     assert jit_compile("auto", SimpleNamespace(num_replicas_in_sync=2)) is False
     own = Recipe(accumulate=2, batch_norm="per_device")
     check_devices(own, 1)
     on("jax")
     check_devices(Recipe(accumulate=2), 2)
-    with pytest.raises(UserError, match="JAX computes the statistics of the whole batch"):
+    with pytest.raises(UserError, match="batch_norm per_device needs Keras on TensorFlow, got JAX"):
         check_devices(own, 2)
 
 

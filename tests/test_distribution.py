@@ -1,4 +1,4 @@
-"""Which process is which and writes. Several workers are started in training/test_workers.py."""
+"""Which worker a process is, and which one writes. training/test_workers.py starts several workers."""
 
 import json
 
@@ -47,9 +47,9 @@ def test_the_environment_names_a_place_among_the_workers(monkeypatch, variables,
         ({WORKERS: "2", RANK: "2"}, f"{RANK} must be a whole number from 0 and below {WORKERS}"),
         ({WORKERS: "two"}, f"{RANK} must be a whole number from 0 and below {WORKERS}"),
         ({WORKERS: "2", "TF_CONFIG": named_by(PAIR)}, f"{WORKERS} and TF_CONFIG both name workers"),
-        ({"TF_CONFIG": named_by(PAIR, "evaluator")}, "TF_CONFIG must name a chief and workers alone"),
-        ({"TF_CONFIG": named_by({**PAIR, "ps": ["c:1"]})}, "TF_CONFIG must name a chief and workers alone"),
-        ({"TF_CONFIG": named_by(PAIR, index=2)}, "The task of TF_CONFIG must be one of its 2 of type worker"),
+        ({"TF_CONFIG": named_by(PAIR, "evaluator")}, "TF_CONFIG must name only a chief and workers"),
+        ({"TF_CONFIG": named_by({**PAIR, "ps": ["c:1"]})}, "TF_CONFIG must name only a chief and workers"),
+        ({"TF_CONFIG": named_by(PAIR, index=2)}, "The task index in TF_CONFIG must be a whole number below 2"),
     ],
 )
 def test_a_place_that_cannot_be_is_refused(monkeypatch, variables, message):
@@ -70,9 +70,7 @@ def test_one_of_several_workers_does_not_work_alone(monkeypatch, cluster, count)
 def test_tensorflow_needs_the_address_of_each_worker(monkeypatch, addresses):
     monkeypatch.setenv(WORKERS, "2")
     monkeypatch.setenv(ADDRESS, addresses)
-    with pytest.raises(
-        UserError, match=f"{ADDRESS} must name each of the 2 workers, with commas between them, as host"
-    ):
+    with pytest.raises(UserError, match=f"{ADDRESS} must name all 2 workers as host:port, separated by commas"):
         create_strategy("cpu", workers=True)
 
 

@@ -1,16 +1,16 @@
-"""`benchmark.py scale`: one worker beside two on JAX, a core and a thread each, and a model of 64 GPUs.
+"""`benchmark.py scale`: one worker against two on JAX, with a core and a thread each, and a model of 64 GPUs.
 
-Weak scaling: each worker has a batch of the same size. Two processes that train apart, each for itself, show what the
-machine costs two at once; beside them the two that train together show what communication costs. What they send is
-counted where it passes, at the loopback interface.
+Weak scaling: every worker has a batch of the same size. Two processes that train independently show what it costs to
+run two at once on this machine; compared with them, two that train together show what communication costs. The bytes
+that they send are counted at the loopback interface.
 
-The model extrapolates from those bytes alone: an all-reduce by rings (Patarasuk and Yuan 2009), first inside of a
-machine, then between machines, each GPU by its own adapter, at the published rates, without latency, and none of it
-hidden behind the computation. Sources of the rates, per direction: a GPU's NVLink has 900 GB/s (H100) or 600 GB/s
-(A100) in both directions together (NVIDIA's data sheets of H100 and A100); DGX H100 has eight adapters of 400 Gb/s,
-DGX A100 eight of 200 Gb/s (NVIDIA's data sheets of DGX H100 and DGX A100).
+The model extrapolates from those bytes alone. It assumes a ring all-reduce (Patarasuk and Yuan 2009), first within a
+machine, then between machines with one adapter per GPU, at the published rates, with no latency and no overlap with the
+computation. Sources of the rates: NVLink gives each GPU 900 GB/s (H100) or 600 GB/s (A100), both directions added up
+(NVIDIA's data sheets of H100 and A100); DGX H100 has eight adapters of 400 Gb/s, DGX A100 eight of 200 Gb/s (NVIDIA's
+data sheets of DGX H100 and DGX A100).
 
-This module imports no framework: the measurements' processes do.
+This module imports no framework: only the processes that it measures do.
 """
 
 import json
@@ -35,13 +35,13 @@ PROCESSES = {ONE: 1, APART: 2, TOGETHER: 2}
 WARMUPS = 4  # steps that compile and fill caches
 PAUSE = 0.3
 LONGEST_WAIT = 600.0  # seconds for another process to compile its step
-# Bytes per second and direction of a GPU: inside of a machine, and between machines.
+# Bytes per second of one GPU, per direction: within a machine, and between machines.
 LINKS = {
     "H100: NVLink 450 GB/s, InfiniBand 400 Gb/s": (450e9, 50e9),
     "A100: NVLink 300 GB/s, InfiniBand 200 Gb/s": (300e9, 25e9),
 }
 CLUSTERS = ((1, 8), (8, 8))  # machines, GPUs of each
-# Computing that takes nine times as long as communication leaves an efficiency of 0.9.
+# A step that computes for nine times as long as it communicates has an efficiency of 0.9.
 LEAST_COMPUTING = 9
 
 Row = dict[str, Any]
@@ -56,21 +56,22 @@ def benchmark_scaling(
     rounds: int = 5,
     progress: ProgressBar | None = None,
 ) -> list[Row]:
-    """Measures the steps of one and of two workers in turns, and extrapolates to GPUs.
+    """Measures the steps of one worker and of two, in turns, and extrapolates to GPUs.
 
     Args:
         model: A name of the model table.
         image_size: Side of the random images.
-        batch_size: Images of each worker in a step.
-        steps: Steps per round, behind those that compile.
-        rounds: Rounds that count; every round starts new processes.
-        progress: Takes one step a measurement.
+        batch_size: Images per worker and step.
+        steps: Timed steps per round, after those that compile.
+        rounds: Number of rounds; each starts new processes.
+        progress: Advances by one step per measurement.
 
     Returns:
-        A row each. Those of kind "measured" have images per second of all workers together, the efficiency (a worker's
-        share of that over what one alone has), the share of a step that communication takes, and the megabytes (10⁶)
-        that a worker sends in a step. Those of kind "model" have the milliseconds of communication in a step, and how
-        long computing a step must take at least for an efficiency of 0.9.
+        One row per contestant and per modelled cluster. Rows of kind "measured" have the images per second of all
+        workers together, the efficiency (one worker's part of that, divided by what one worker alone reaches), the
+        share of a step that communication takes, and the megabytes (10⁶ bytes) that a worker sends per step. Rows of
+        kind "model" have the milliseconds of communication per step, and how long a step must at least compute for an
+        efficiency of 0.9.
 
     Raises:
         UserError: There are fewer than two cores, or a process failed.
@@ -78,7 +79,7 @@ def benchmark_scaling(
     if not hasattr(os, "sched_setaffinity"):
         raise UserError("Each process is given a core of its own, which this system cannot do. Run it on Linux.")
     if len(os.sched_getaffinity(0)) < 2:
-        raise UserError("Two workers need two cores, and this process may use one.")
+        raise UserError("Two workers need two cores, but this process may use only one. Let it use two.")
     progress = progress or ProgressBar(show=False)
     settings = {"model": model, "side": image_size, "batch": batch_size, "steps": steps}
     sent: dict[str, list[float]] = {name: [] for name in PROCESSES}
@@ -105,17 +106,17 @@ def benchmark_scaling(
 
 
 def communication_seconds(bytes_per_step: float, machines: int, gpus: int, links: tuple[float, float]) -> float:
-    """Returns the seconds of an all-reduce over machines with GPUs each.
+    """Returns how many seconds an all-reduce takes over several machines with several GPUs each.
 
     Args:
-        bytes_per_step: What is reduced.
-        machines: How many.
-        gpus: Of each machine.
-        links: Bytes per second and direction of a GPU, inside of a machine and between machines.
+        bytes_per_step: Number of bytes to reduce.
+        machines: Number of machines.
+        gpus: GPUs per machine.
+        links: Bytes per second of one GPU, per direction: within a machine, and between machines.
 
     Returns:
-        The seconds of a reduce-scatter inside of each machine, an all-reduce between machines of each GPU's part, and
-        an all-gather inside.
+        The seconds of a reduce-scatter within each machine, an all-reduce of each GPU's part between machines, and an
+        all-gather within each machine.
     """
     inside, between = links
     within = 2 * (gpus - 1) / gpus * bytes_per_step / inside
@@ -160,14 +161,14 @@ def _model_row(links: str, cluster: tuple[int, int], common: Row, bytes_per_step
 
 
 def _measure(name: str, settings: Row) -> Row:
-    """Runs the processes of a contestant; the seconds of the slowest, and the bytes that all have sent."""
+    """Runs a contestant's processes; returns the seconds of the slowest, and the bytes that all of them sent."""
     from keras_resnet.training.launch import free_ports
 
     count = PROCESSES[name]
     place = {ADDRESS: f"127.0.0.1:{free_ports(1)[0]}", WORKERS: str(count)} if name == TOGETHER else {}
     environment = {key: value for key, value in os.environ.items() if key not in (ADDRESS, WORKERS, RANK, CLUSTER)}
     environment |= {"KERAS_BACKEND": JAX, "JAX_PLATFORMS": "cpu", "TF_CPP_MIN_LOG_LEVEL": "2", **place}
-    # The package may lie where only the script that was started finds it.
+    # The package may be where only the script that was started can find it.
     package = os.fspath(Path(__file__).parents[2])
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [package, environment.get("PYTHONPATH")]))
     cores = sorted(os.sched_getaffinity(0))
@@ -182,7 +183,7 @@ def _measure(name: str, settings: Row) -> Row:
             for process in processes:
                 said = process.communicate()[0].decode(errors="replace").strip()
                 if process.returncode:
-                    raise UserError(f"A process of {name!r} failed: {(said.splitlines() or ['it said nothing'])[-1]}")
+                    raise UserError(f"A process of {name!r} failed: {(said.splitlines() or ['no output'])[-1]}")
         finally:
             for process in processes:
                 process.kill()
@@ -196,7 +197,7 @@ def _measure(name: str, settings: Row) -> Row:
 
 
 def _loopback_bytes() -> int:
-    """What has passed the loopback interface so far."""
+    """Returns how many bytes have passed through the loopback interface so far."""
     for line in Path("/proc/net/dev").read_text().splitlines():
         interface, _, counts = line.partition(":")
         if interface.strip() == "lo":
@@ -205,7 +206,7 @@ def _loopback_bytes() -> int:
 
 
 def _train(task: Row) -> None:
-    """What each process does. Its core is chosen before JAX is loaded, which starts a thread for each that it has."""
+    """What each process runs. It chooses its core before it loads JAX, which starts a thread per available core."""
     os.sched_setaffinity(0, {task["core"]})
     import keras
     import numpy as np
@@ -233,7 +234,7 @@ def _train(task: Row) -> None:
         twin.fit(batches, steps_per_epoch=WARMUPS, shuffle=False, verbose=0)
         _wait_for_all(task)
         clock, passed = StepClock(steps + 1), []
-        # Like the clock, behind the first step and behind the last.
+        # As with the clock, only what comes after the first step counts.
         count = keras.callbacks.LambdaCallback(on_train_batch_end=lambda step, logs: passed.append(_loopback_bytes()))
         twin.fit(batches, steps_per_epoch=steps + 1, callbacks=[clock, count], shuffle=False, verbose=0)
     found = {"wall": clock.seconds.wall, "cpu": clock.seconds.cpu, "bytes": passed[-1] - passed[0]}
@@ -241,7 +242,7 @@ def _train(task: Row) -> None:
 
 
 def _wait_for_all(task: Row) -> None:
-    """Begins together: what another process still compiles would count as if it were communication."""
+    """Waits until every process is ready: waiting for one that still compiles would count as communication."""
     folder = Path(task["folder"])
     (folder / f"{task['number']}.ready").touch()
     until = time.monotonic() + LONGEST_WAIT

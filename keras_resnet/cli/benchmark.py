@@ -26,7 +26,7 @@ VERBS = {
     ),
     "budget": ("keras_resnet.cli.benchmark:benchmark_budget", "test accuracy within the same training time"),
     "pieces": ("keras_resnet.cli.benchmark:benchmark_pieces", "what augmentation, averaging and the like are worth"),
-    "scale": ("keras_resnet.cli.benchmark_jax:benchmark_scale", "two workers beside one, and a model of 64 GPUs"),
+    "scale": ("keras_resnet.cli.benchmark_jax:benchmark_scale", "two workers against one, and a model of 64 GPUs"),
     "gpu": ("keras_resnet.cli.benchmark_jax:benchmark_gpu", "ResNet-50 on a GPU by JAX, beside PyTorch's compiler"),
 }
 

@@ -1,4 +1,4 @@
-"""`benchmark.py scale` and `benchmark.py gpu`: the benchmarks of JAX."""
+"""`benchmark.py scale` and `benchmark.py gpu`: the benchmarks that run on JAX."""
 
 import argparse
 from collections.abc import Sequence
@@ -12,13 +12,13 @@ def benchmark_scale(argv: Sequence[str] | None = None) -> int:
     """`benchmark.py scale`."""
     parser = measuring.create_parser(
         "scale",
-        "Trains on random images by one worker and by two on JAX, each a process with a core and a thread of its own "
-        "and a batch of the same size, and by two processes that do not communicate. From the bytes that a worker "
-        "sends in a step a model extrapolates to 8 and to 8 × 8 GPUs; it is no measurement.",
+        "Trains on random images on JAX: with one worker, with two, and with two processes that do not communicate. "
+        "Each process has its own core and thread, and a batch of the same size. A model extrapolates from the bytes "
+        "that a worker sends per step to 8 and to 8 × 8 GPUs; that part is not measured.",
     )
     parser.add_argument("--model", default="resnet20", help="network, a name of the model table")
     parser.add_argument("--image-size", type=script.positive_int, help="side of the images; default: the network's")
-    parser.add_argument("--batch-size", type=script.positive_int, default=64, help="images of each worker in a step")
+    parser.add_argument("--batch-size", type=script.positive_int, default=64, help="images per worker and step")
     parser.add_argument("--steps", type=script.positive_int, default=20, help="steps per round")
     parser.add_argument("--rounds", type=script.positive_int, default=5, help="rounds; the median counts")
 

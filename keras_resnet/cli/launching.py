@@ -1,4 +1,4 @@
-"""`train.py --workers`: the engines that start workers, and what a worker does that Ray started."""
+"""`train.py --workers`: the engines that start workers, and what a worker started by Ray does."""
 
 import argparse
 import contextlib
@@ -26,7 +26,7 @@ def launch_workers(
 
 
 def train_as_worker(given: Sequence[str]) -> str:
-    """Trains with the arguments of train.py in a worker's process and returns what --json prints on standard output."""
+    """Trains in a worker's process with the arguments of train.py; returns what --json prints to standard output."""
     from keras_resnet.cli.train import build_parser, train_or_launch
 
     arguments = build_parser().parse_args(given)
@@ -40,7 +40,7 @@ def train_as_worker(given: Sequence[str]) -> str:
 
 @contextlib.contextmanager
 def json_alone(output: TextIO) -> Iterator[TextIO]:
-    """Has Python print to `output`; what libraries write to standard output, as Gloo does, goes to standard error."""
+    """Makes Python print to `output`; what libraries such as Gloo write to standard output goes to standard error."""
     sys.stdout.flush()
     os.dup2(2, 1)
     with contextlib.redirect_stdout(output):

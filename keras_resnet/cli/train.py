@@ -52,15 +52,15 @@ def build_parser() -> script.Parser:
         "--workers",
         type=script.positive_int,
         metavar="N",
-        help="train by N processes on this machine, which share each batch",
+        help="train with N processes that share each batch",
     )
     run.add_argument(
         "--engine",
         choices=ENGINES,
         default=ENGINES[0],
-        help="what starts the workers: this script, on this machine, or Ray",
+        help="what starts the workers: this script, on this machine (local), or Ray (ray)",
     )
-    run.add_argument("--address", metavar="HOST:PORT", help="Ray cluster; default: none, Ray on this machine alone")
+    run.add_argument("--address", metavar="HOST:PORT", help="Ray cluster; default: Ray on this machine only")
     run.add_argument(
         "--restarts",
         type=script.at_least(0),
@@ -133,7 +133,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def train_or_launch(arguments: argparse.Namespace, given: list[str]) -> int:
-    """Does what the parsed arguments ask for and returns the exit code; `given` are the arguments themselves."""
+    """Does what the parsed arguments ask for and returns the exit code; `given` holds the unparsed arguments."""
     began, began_cpu = time.perf_counter(), time.process_time()
     recipe, said = _recipe(arguments)
     if arguments.output and not arguments.find_learning_rate:
@@ -176,7 +176,7 @@ def train_or_launch(arguments: argparse.Namespace, given: list[str]) -> int:
         return _find_learning_rate(recipe, arguments, report)
     if arguments.dry_run:
         return _dry_run(recipe, arguments.json, places)
-    # Who started a worker says how to start all of them again.
+    # Whoever started a worker says how to start all of them again.
     with contextlib.nullcontext() if several else _resumable(given):
         if arguments.seeds:
             return _train_seeds(recipe, arguments, given, places)
@@ -213,7 +213,7 @@ def train_or_launch(arguments: argparse.Namespace, given: list[str]) -> int:
 
 @contextlib.contextmanager
 def _resumable(given: list[str]) -> Iterator[None]:
-    """Says with an interrupt how the training is continued."""
+    """Adds to an interrupt how to resume the training."""
     try:
         yield
     except KeyboardInterrupt as interrupt:
@@ -233,7 +233,7 @@ def _check_workers(arguments: argparse.Namespace) -> bool:
     place = place_in_environment()
     if arguments.workers and place.workers > 1:
         raise UserError(
-            f"--workers starts the workers, and {place.source} names {place.workers} already. Leave one of them out."
+            f"--workers starts the workers, but {place.source} already names {place.workers}. Leave one of them out."
         )
     if arguments.workers == 1 and (arguments.engine != ENGINES[0] or arguments.restarts):
         raise UserError("--engine and --restarts need --workers of 2 or more, got 1. Leave them out, or raise it.")

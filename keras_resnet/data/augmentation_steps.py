@@ -100,19 +100,19 @@ def random_rectangle(height: tf.Tensor, width: tf.Tensor, seed: tf.Tensor) -> tf
 def resize_and_flip(
     crop: tf.Tensor, seed: tf.Tensor, preprocessing: Preprocessing, *, antialias: float = 1.0
 ) -> tf.Tensor:
-    """Mirrors a rectangle with probability 1/2 and brings it to the network's size.
+    """Mirrors a rectangle with probability 1/2 and resizes it to the network's size.
 
     Args:
         crop: [height, width, 1 or 3], uint8 or float, 0..255.
         seed: int32 [2], that of the rectangle.
         preprocessing: The network's input.
-        antialias: 1: a rectangle that shrinks is smoothed, as evaluation does it. 0: only the nearest pixels of each
-            place count, which takes a third of the time.
+        antialias: 1: a rectangle that shrinks is smoothed, as in evaluation. 0: only the pixels nearest to each output
+            pixel count, which takes a third of the time.
 
     Returns:
         float32 tensor [preprocessing.height, preprocessing.width, preprocessing.channels], 0..255.
     """
-    # Mirrored first, while there are 8 bits a value to move.
+    # Mirror first, while each value still has 8 bits.
     crop = tf.cond(_rectangle_draws(seed)[-1] < 0.5, lambda: tf.reverse(crop, [1]), lambda: crop)
     # A crop was already made: its whole area counts, whatever evaluation does.
     return resize_image(crop, dataclasses.replace(preprocessing, resize="squash"), antialias=bool(antialias))

@@ -19,7 +19,7 @@ def resize_image(images: Any, preprocessing: Preprocessing, *, antialias: bool =
     Args:
         images: [..., height, width, 1 or 3], uint8 or float, 0..255, RGB: one image or a batch.
         preprocessing: The settings.
-        antialias: Whether an image that shrinks is smoothed first; for training alone, "squash" only.
+        antialias: Whether an image that shrinks is smoothed first. False is for training only, and needs "squash".
 
     Returns:
         float32 tensor [..., preprocessing.height, preprocessing.width, preprocessing.channels], 0..255.

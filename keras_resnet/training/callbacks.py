@@ -57,9 +57,9 @@ class StopOnLostLoss(keras.callbacks.Callback):
 
 
 class KeptInterrupts(keras.callbacks.Callback):
-    """Raises Ctrl-C and SIGTERM once more where Keras has swallowed them. Used as a context around `fit`.
+    """Raises Ctrl-C and SIGTERM again if Keras has swallowed them. Also used as a context around `fit`.
 
-    Keras converts the logs of a step within a bare `except`, and on JAX that is where a training waits for its steps.
+    Keras converts a step's logs inside a bare `except`, and on JAX that is where training waits for the step.
     """
 
     def __init__(self) -> None:

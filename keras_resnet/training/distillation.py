@@ -29,7 +29,7 @@ class DistilledModel(ModelOfWorkers):
         teacher: Normalised images as the model takes them → log-probabilities, float32 [n, classes].
         temperature: T, above 0.
         weight: w, 0..1.
-        own: Of `ModelOfWorkers`.
+        own: See `ModelOfWorkers`.
     """
 
     def __init__(

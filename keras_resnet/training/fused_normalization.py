@@ -3,9 +3,9 @@
 Keras 3's BatchNormalization is written in elementary operators. TensorFlow has one fused operator for it, forward and
 backward (Ioffe & Szegedy 2015, arXiv:1502.03167). A twin of the network uses that one; because the variables are the
 same in the same order, the weights are copied into the plain network afterwards, which then loads anywhere without
-custom objects. On JAX the twin keeps Keras' own, whose operators XLA fuses. Where several devices normalize by the
-statistics of the whole batch, it uses Keras' own, too. The twin also carries the precision policy, so that the stored
-network is always a float32 one.
+custom objects. The twin keeps Keras' own layer on JAX, where XLA fuses its operators, and on several devices that
+normalize by the statistics of the whole batch. The twin also carries the precision policy, so that the stored network
+is always a float32 one.
 """
 
 from typing import Any
@@ -53,7 +53,7 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
 
 
 def _over_devices(statistic: Any) -> Any:
-    """The mean over all devices: each has normalized by its own, but the network that is stored is the same on all."""
+    """Returns the mean over all devices: each normalizes by its own statistics, but all store the same network."""
     import tensorflow as tf
 
     replica = tf.distribute.get_replica_context()
@@ -69,7 +69,7 @@ def training_twin(model: keras.Model, *, precision: str = "float32", batch_norm:
         model: A functional float32 network of built-in layers.
         precision: One of `distribution.PRECISIONS`. The last layer computes in float32 always: a
             softmax over logits in half precision loses small differences.
-        batch_norm: One of `choices.BATCH_NORMS`, of a network that is built for several devices of TensorFlow.
+        batch_norm: One of `choices.BATCH_NORMS`, for a network that is built for several TensorFlow devices.
 
     Returns:
         A network with the same weights in the same order, as float32 variables: `copy_weights` brings them back.

@@ -19,7 +19,7 @@ from typing import IO
 from keras_resnet.errors import UserError
 from keras_resnet.workers import ADDRESS, RANK, START_TIMEOUT, WORKERS
 
-ENGINES = ("local", "ray")  # what starts the workers; the second is `ray_launch`
+ENGINES = ("local", "ray")  # what starts the workers: this module, or `ray_launch`
 START_SECONDS = 120
 _GRACE = 5.0  # seconds between SIGTERM and SIGKILL
 _TOLD = 2000  # characters of a worker's output that an error shows
@@ -62,10 +62,10 @@ def launch(
         if code == USER_ERROR and rank == 0:
             return code
         ending = f"by {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
-        said = f" It said:\n{told}" if told else ""
+        said = f" The worker's output:\n{told}" if told else ""
         lost = f"Worker {rank} of {workers} ended {ending}, and the others were stopped."
         if code == USER_ERROR or attempt == restarts:
-            raise UserError(f"{lost} The same command goes on behind the newest checkpoint.{said}")
+            raise UserError(f"{lost} The same command resumes from the newest checkpoint.{said}")
         report(f"{lost} Starting all again ({attempt + 1} of {restarts}).{said}")
     raise AssertionError
 
@@ -102,7 +102,7 @@ def _first_failure(processes: Sequence[subprocess.Popen]) -> tuple[int, int] | N
         codes = [process.poll() for process in processes]
         ended = [(rank, code) for rank, code in enumerate(codes) if code]
         if ended:
-            # One that was killed or failed explains the others, which miss it and say so with the user's code.
+            # One that was killed or failed is the cause. The others notice that it is gone and end with USER_ERROR.
             return min(ended, key=lambda pair: (pair[1] >= 0, pair[1] == USER_ERROR, pair[0]))
         if all(code == 0 for code in codes):
             return None
@@ -124,7 +124,7 @@ def _end(processes: Sequence[subprocess.Popen]) -> None:
 
 
 def free_ports(count: int) -> list[int]:
-    """Returns ports of this machine that nothing listens on."""
+    """Returns ports of this machine that are free."""
     with contextlib.ExitStack() as stack:
         found = [stack.enter_context(socket.socket()) for _ in range(count)]
         for each in found:
@@ -133,12 +133,12 @@ def free_ports(count: int) -> list[int]:
 
 
 def without_overwrite(arguments: Sequence[str]) -> list[str]:
-    """Returns the arguments of a start after the first: what was begun is continued, not removed once more."""
+    """Returns the arguments for a restart, which continues what was begun instead of removing it again."""
     return [argument for argument in arguments if argument != "--overwrite"]
 
 
 def worker_arguments(arguments: Sequence[str]) -> list[str]:
-    """Returns the arguments of train.py that a worker has: the flags of a launch are taken out."""
+    """Returns the arguments of train.py for a worker, without the flags that launch workers."""
     kept, skip = [], False
     for argument in arguments:
         name, sign, _ = argument.partition("=")

@@ -1,6 +1,7 @@
-"""What a training step keeps in main memory, beside what the machine has left.
+"""How much main memory a training step needs, compared with what the machine has left.
 
-Where memory is missing the system kills a process without a word, so that a batch too large has to be told before.
+When memory runs out, the system kills the process without a message, so a warning that a batch is too large must come
+before the training.
 """
 
 import math
@@ -21,13 +22,14 @@ _KEPT = (
 
 
 def activation_bytes(model: keras.Model, *, precision: str = "float32") -> int:
-    """Returns how many bytes of an image the backward pass needs at the least.
+    """Returns how many bytes the backward pass needs per image, at least.
 
-    Normalization's gradient needs what a convolution returns, and the next convolution's what an activation does. A
-    step holds more for a while: of a ResNet-50 at 224 pixels in float32 these are 84 MB, and 100 MB were measured.
+    A normalization's gradient needs the output of the convolution before it, and a convolution's gradient needs the
+    output of the activation before it. A step briefly holds more: for ResNet-50 at 224 pixels in float32 this returns
+    84 MB, and 100 MB were measured.
 
     Args:
-        model: A functional model; where a side of its input is unknown, nothing is counted.
+        model: A functional model. If a side of its input is unknown, nothing is counted.
         precision: One of `distribution.PRECISIONS`.
     """
     shapes = [layer.output.shape[1:] for layer in model.layers if isinstance(layer, _KEPT)]
@@ -36,10 +38,10 @@ def activation_bytes(model: keras.Model, *, precision: str = "float32") -> int:
 
 
 def available_bytes(root: Path = Path("/")) -> int | None:
-    """Returns how many bytes of main memory this process may still take; None where the system does not say.
+    """Returns how many bytes of main memory this process may still take; None if the system does not say.
 
     Args:
-        root: Of the file system; another one in tests.
+        root: The root of the file system; tests pass another.
     """
     found = []
     try:
@@ -52,27 +54,27 @@ def available_bytes(root: Path = Path("/")) -> int | None:
             statistics = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
             found.append(int(limit) - int(used) + int(statistics.get("inactive_file", 0)))
     except (OSError, ValueError):
-        pass  # another system, or no control group: what was found counts
+        pass  # another system, or no control group: use what was found
     return min(found, default=None)
 
 
 def memory_warning(
     model: keras.Model, images: int, *, available: int | None, precision: str = "float32", side: float = 1.0
 ) -> str | None:
-    """Returns a sentence where a training step needs more memory than there is, and None where it does not.
+    """Returns a warning if a training step needs more memory than there is, else None.
 
     Args:
-        model: The network; of the twin that trains on images of another size the sides are unknown.
-        images: How many of a batch this process has.
+        model: The network. Not its twin, which has no known sides if it trains on images of another size.
+        images: How many images of a batch this process trains on.
         available: From `available_bytes`.
         precision: One of `distribution.PRECISIONS`.
-        side: The side of the images that it trains on, as a part of the model's own.
+        side: The side of the training images, as a fraction of the model's own.
     """
     needed = round(images * activation_bytes(model, precision=precision) * side**2)
     if available is None or needed <= available:
         return None
     return (
-        f"A step of {images:,} images keeps at least {megabytes(needed)} of activations, and {megabytes(available)} of "
-        "memory are left: the system may end this process without a word. Lower batch_size, and raise accumulate as "
-        "often."
+        f"A step of {images:,} images needs at least {megabytes(needed)} of memory for activations, but only "
+        f"{megabytes(available)} is left: the system may end this process without a message. Lower batch_size, and "
+        "raise accumulate by the same factor."
     )

@@ -96,7 +96,7 @@ def create_twin(
         model: The network that is stored.
         recipe: The settings.
         preprocessing: The network's input.
-        own: Of `ModelOfWorkers`, where several workers train on TensorFlow.
+        own: See `ModelOfWorkers`; given where several workers train on TensorFlow.
 
     Returns:
         A network with the same weights in the same order.
@@ -121,7 +121,7 @@ def create_twin(
 def create_judge(
     model: keras.Model, recipe: Recipe, preprocessing: Preprocessing, *, class_weights: Sequence[float] | None = None
 ) -> keras.Model:
-    """Builds a network that computes the loss and metrics of a twin, and does not train; see `create_twin`."""
+    """Builds a network that computes a twin's loss and metrics but does not train; see `create_twin`."""
     judge = create_twin(model, dataclasses.replace(recipe, teacher=None), preprocessing)
     judge.compile(**_judgement(judge, recipe, class_weights), jit_compile=False)
     return judge

@@ -61,7 +61,7 @@ class _Extended:
         super().apply(grads if self._takes_sums else _summed(grads), trainable_variables)
 
     def _all_reduce_sum_gradients(self, grads_and_vars: Any) -> Any:
-        return list(grads_and_vars)  # they are added up already
+        return list(grads_and_vars)  # already summed
 
     def _backend_apply_gradients(self, grads: Any, trainable_variables: Any) -> None:
         # Behind a function, because Keras counts variables among an object's attributes as its own.
@@ -132,9 +132,9 @@ class _Extended:
 
 
 class LossScale(keras.optimizers.LossScaleOptimizer):
-    """Keras' LossScaleOptimizer over one of the optimizers below.
+    """Keras' LossScaleOptimizer around one of the optimizers below.
 
-    Over several devices all must see the same gradients, to agree on whether they are finite.
+    Several devices must all see the same gradients, so that they agree on whether these are finite.
     """
 
     def __init__(self, inner_optimizer: _Extended):
@@ -146,7 +146,7 @@ class LossScale(keras.optimizers.LossScaleOptimizer):
 
 
 def _summed(gradients: Sequence[Any]) -> list[Any]:
-    """Adds up the gradients of all devices of TensorFlow. Keras would do it behind clipping those of each alone."""
+    """Sums the gradients of all TensorFlow devices. Keras would sum them only after clipping each device's own."""
     if backend() != TENSORFLOW:
         return list(gradients)
     import tensorflow as tf

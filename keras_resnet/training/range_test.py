@@ -77,7 +77,7 @@ def find_learning_rate(recipe: Recipe, *, report: Callable[[str], None] = print)
     require_backend()
     get_config(recipe.model)
     if recipe.learning_rate_scaling != "off":
-        raise UserError("A rate is found as it is, got learning_rate_scaling linear. Leave that out here.")
+        raise UserError("A learning rate search scales no rates, got learning_rate_scaling linear. Leave it out.")
     low, high = RANGES[recipe.optimizer]
     strategy = create_strategy(recipe.devices)
     setup = prepare(recipe, strategy, learning_rate=ExponentialRise(low, high, UPDATES), report=report)

@@ -1,8 +1,8 @@
-"""Workers on a Ray cluster or this machine, started, watched and started again by Ray Train: `--engine ray`.
+"""Workers on a Ray cluster or on this machine that Ray Train starts, watches and restarts: `--engine ray`.
 
-Ray brings the processes, and a start of all after one was lost (its FailureConfig); what each computes is what a worker
-of `launch` does. A worker's process trains itself, so that it ends, and its locks with it, when Ray ends it.
-This module imports neither TensorFlow nor Keras.
+Ray provides the processes, and restarts all of them when one is lost (its FailureConfig). Each computes what a worker
+of `launch` does. Training runs in Ray's own worker process, so that it ends and its locks are released when Ray ends
+that process. This module imports neither TensorFlow nor Keras.
 """
 
 import contextlib
@@ -24,21 +24,21 @@ from keras_resnet.workers import ADDRESS, RANK, START_TIMEOUT, WORKERS, LostWork
 
 Work = Callable[[Sequence[str]], str]
 
-# What decides how a worker computes; the rest of the environment is each machine's own.
+# Variables that decide how a worker computes; each machine keeps its own values of all others.
 _PASSED = ("KERAS_", "JAX_", "XLA_", "TF_", "NCCL_")
 _TOLD = 2000  # characters of a traceback that an error shows
-_STORE_BYTES = 80 << 20  # Ray's object store holds next to nothing here; by itself it takes a third of the memory
+_STORE_BYTES = 80 << 20  # Ray's object store holds next to nothing here; by default it takes a third of the memory
 # Must be set before Ray is imported.
 _SETTINGS = {
-    "RAY_USAGE_STATS_ENABLED": "0",  # else it tells its makers about each start
+    "RAY_USAGE_STATS_ENABLED": "0",  # else Ray reports each start to its makers
     "RAY_TRAIN_METRICS_ENABLED": "0",
-    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # else each line comes twice
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # else each line is printed twice
     "RAY_TRAIN_ENABLE_WORKER_STRUCTURED_LOGGING": "0",
     "RAY_TRAIN_ENABLE_CONTROLLER_STRUCTURED_LOGGING": "0",
-    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # a machine that is taken back is a lost worker
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # a preempted machine counts as a lost worker
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_COLOR_PREFIX": "0",
-    "RAY_TRAIN_ENABLE_SHARE_CUDA_VISIBLE_DEVICES": "0",  # each worker has its own GPU, and sees no other
+    "RAY_TRAIN_ENABLE_SHARE_CUDA_VISIBLE_DEVICES": "0",  # each worker sees its own GPU and no other
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
@@ -54,27 +54,29 @@ def launch_on_ray(
     address: str | None = None,
     gpus: bool = True,
 ) -> str:
-    """Runs a training as several workers until all have ended well.
+    """Runs a training as several workers until all have succeeded.
 
     Args:
-        work: What each worker does with the arguments: a function of a module, which every machine can import. It
-            returns what belongs on standard output at the end.
-        arguments: Of `work`; behind the first start, without --overwrite.
-        workers: How many.
+        work: What each worker does with the arguments: a function in a module that every machine can import. It
+            returns what to print to standard output at the end.
+        arguments: The arguments of `work`; a restart leaves out --overwrite.
+        workers: Number of workers.
         runs: A folder on a file system that all machines share.
-        restarts: How many times all are started again where one was lost; they resume by themselves.
-        address: Of the cluster; default: this machine alone, without one.
-        gpus: Whether each worker has a GPU, where the cluster has as many.
+        restarts: How many times all workers are restarted after one is lost; they resume by themselves.
+        address: Address of the cluster; default: this machine only, without a cluster.
+        gpus: Whether each worker gets a GPU, if the cluster has enough.
 
     Returns:
-        What the chief's work returned.
+        What `work` returned on the chief.
 
     Raises:
-        UserError: Ray is not installed, there is no cluster at the address or no room in it, the chief told the user
-            what to mend, or a worker was lost and no start is left.
+        UserError: Ray is not installed, there is no cluster at the address or no room in it, a worker reported
+            something for the user to fix, or a worker was lost and no restart is left.
     """
     if importlib.util.find_spec("ray") is None:
-        raise UserError("The engine 'ray' needs the package ray: pip install 'keras-resnet[ray]'.")
+        raise UserError(
+            "The engine 'ray' needs the package ray, which is not installed: pip install 'keras-resnet[ray]'."
+        )
     seconds = os.environ.get(START_TIMEOUT) or str(START_SECONDS)
     for name, value in {**_SETTINGS, "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": seconds}.items():
         os.environ.setdefault(name, value)
@@ -86,7 +88,7 @@ def launch_on_ray(
         _connect(ray, address, workers)
     runs = Path(runs).resolve()
     runs.mkdir(parents=True, exist_ok=True)
-    # Ray goes on with what it finds under a name. Each start is a new one here: the run's own files say how far it is.
+    # Ray resumes what it finds under a name. Each launch gets a new one: the run's own files record its progress.
     folder = Path(tempfile.mkdtemp(prefix=".ray-", dir=runs))
     try:
         trainer = DataParallelTrainer(
@@ -97,14 +99,14 @@ def launch_on_ray(
             run_config=RunConfig(
                 name=folder.name,
                 storage_path=os.fspath(runs),
-                # Without a limit it would wait for ever where the cluster has no room.
+                # Without a limit, Ray would wait forever for room in the cluster.
                 failure_config=FailureConfig(max_failures=restarts, controller_failure_limit=0),
                 logging_config=LoggingConfig(log_level="CRITICAL"),
                 worker_runtime_env={"env_vars": _environment()},
             ),
         )
         with ThreadPoolExecutor(1) as executor:
-            # Not in this thread, where Ray would take Ctrl-C for itself.
+            # Not in this thread, where Ray would handle Ctrl-C itself.
             running = executor.submit(trainer.fit)
             try:
                 result = running.result().return_value
@@ -128,7 +130,7 @@ class _Worker:
 
     def __init__(self, work: Work, arguments: tuple[str, ...], folder: Path, *, host: str | None):
         self._work, self._arguments, self._folder, self._host = work, arguments, folder, host
-        self._directory = Path.cwd()  # where paths among the arguments begin
+        self._directory = Path.cwd()  # relative paths among the arguments start here
 
     def __call__(self) -> str:
         import ray
@@ -136,7 +138,7 @@ class _Worker:
         from ray.train.collective import barrier, broadcast_from_rank_zero
 
         rank, workers = get_context().get_world_rank(), get_context().get_world_size()
-        # JAX needs the chief's address, TensorFlow everyone's.
+        # JAX needs the chief's address, TensorFlow every worker's.
         write_text(self._folder / str(rank), f"{self._host or ray.util.get_node_ip_address()}:{free_ports(1)[0]}")
         barrier()
         start = None
@@ -150,7 +152,7 @@ class _Worker:
             }
         start = broadcast_from_rank_zero(start)
         if start["refused"]:
-            return ""  # what the user has to mend is not tried again
+            return ""  # what the user has to fix is not tried again
         os.environ.update({ADDRESS: start["addresses"], WORKERS: str(workers), RANK: str(rank)})
         os.chdir(self._directory)
         try:
@@ -164,7 +166,7 @@ class _Worker:
 
 @contextlib.contextmanager
 def _own_sigterm() -> Iterator[None]:
-    """Keeps the handler of SIGTERM, for which Ray sets its own, with a dump of the stack."""
+    """Keeps our handler of SIGTERM: Ray installs its own, which dumps the stack."""
     handler = signal.getsignal(signal.SIGTERM)
     try:
         yield
@@ -174,12 +176,12 @@ def _own_sigterm() -> Iterator[None]:
 
 
 def _connect(ray: Any, address: str | None, workers: int) -> None:
-    # Without a dashboard one of its actors warns each second, and what matters comes as an exception.
+    # Without a dashboard, one of Ray's actors warns every second. What matters arrives as an exception.
     quiet = {"logging_level": "critical", "logging_config": ray.LoggingConfig(log_level="CRITICAL")}
     if address is None:
         ray.init(
             "local",
-            num_cpus=workers,  # what it counts, not what they may use
+            num_cpus=workers,  # what Ray counts, not what workers may use
             include_dashboard=False,
             object_store_memory=_STORE_BYTES,
             _node_ip_address="127.0.0.1",
@@ -189,13 +191,13 @@ def _connect(ray: Any, address: str | None, workers: int) -> None:
     host, _, port = address.rpartition(":")
     try:
         if host:
-            # Ray would try for minutes.
+            # Ray itself would keep trying for minutes.
             socket.create_connection((host, int(port)), timeout=10).close()
         ray.init(address, **quiet)
     except (OSError, ValueError) as error:
         raise UserError(
             f"No Ray cluster could be reached at {address!r}: {error}. Start one (ray start --head), or set "
-            "RAY_AUTH_MODE=token where it asks for a token."
+            "RAY_AUTH_MODE=token if it asks for a token."
         ) from None
 
 
@@ -207,7 +209,7 @@ def _environment() -> dict[str, str]:
 
 
 def _raise_refusal(folder: Path) -> None:
-    """Raises what a worker told the user to mend, if one did."""
+    """Raises what a worker reported for the user to fix, if one did."""
     if (folder / _REFUSED).exists():
         raise UserError((folder / _REFUSED).read_text(encoding="utf-8"))
 
@@ -219,12 +221,12 @@ def _sentence(error: Exception, workers: int) -> str:
     if not failures:
         reason = str(getattr(error, "controller_failure", error)).partition(" Potential causes")[0]
         return (
-            f"Ray could not start {workers} workers: {reason} See what the cluster has by `ray status`, or wait longer "
-            f"by {START_TIMEOUT}."
+            f"Ray could not start {workers} workers: {reason} Check with `ray status` what the cluster has, or raise "
+            f"{START_TIMEOUT} to wait longer."
         )
-    # One whose process ended explains the others, which miss it.
+    # One whose process ended is the cause: the others failed because it is gone.
     rank = min(failures, key=lambda rank: (not isinstance(failures[rank], RayActorError), rank))
     return (
-        f"Worker {rank} of {workers} was lost, and the others were stopped. The same command goes on behind the newest "
-        f"checkpoint. It said:\n{str(failures[rank])[-_TOLD:].strip()}"
+        f"Worker {rank} of {workers} was lost, and the others were stopped. The same command resumes from the newest "
+        f"checkpoint. The worker's error:\n{str(failures[rank])[-_TOLD:].strip()}"
     )

@@ -95,7 +95,7 @@ class Recipe:
     )
     learning_rate: float = _setting(0.1, "highest learning rate", above=0.0)
     learning_rate_scaling: str = _setting(
-        "off", "linear: learning rates are those of 256 images an update, and grow with them", choices=RATE_SCALINGS
+        "off", "linear: learning rates are for 256 images per update, and grow in proportion", choices=RATE_SCALINGS
     )
     schedule: str = _setting(
         "cosine",
@@ -136,7 +136,7 @@ class Recipe:
     devices: str = _setting("auto", "what to train on", choices=DEVICES)
     batch_norm: str = _setting(
         "synchronized",
-        "over several devices: by the statistics of the whole batch, or on TensorFlow of each device's rows",
+        "on several devices: by statistics of the whole batch or, on TensorFlow, of each device's rows",
         choices=BATCH_NORMS,
     )
 
@@ -168,7 +168,8 @@ class Recipe:
     def rate_factor(self) -> float:
         """What the learning rates are multiplied by.
 
-        Reference: Goyal et al. 2017, arXiv:1706.02677, section 2.1 (the linear scaling rule), of 256 images an update.
+        Reference: Goyal et al. 2017, arXiv:1706.02677, section 2.1 (the linear scaling rule), with rates for 256 images
+        per update.
         """
         return self.batch_size * self.accumulate / 256 if self.learning_rate_scaling == "linear" else 1.0
 

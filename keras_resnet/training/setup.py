@@ -160,20 +160,20 @@ def prepare(
 
 
 def check_devices(recipe: Recipe, devices: int) -> None:
-    """Raises the UserError for settings that a number of devices together cannot compute."""
+    """Raises UserError for settings that this number of devices cannot compute together."""
     if recipe.batch_size % devices:
         raise UserError(f"batch_size must be a multiple of the number of devices ({devices}), got {recipe.batch_size}.")
     if devices == 1:
         return
     if recipe.accumulate > 1 and backend() == TENSORFLOW:
         raise UserError(
-            f"accumulate must be 1 over several devices of TensorFlow, got {recipe.accumulate}. Raise batch_size, or "
+            f"accumulate must be 1 on several TensorFlow devices, got {recipe.accumulate}. Raise batch_size, or "
             "train on one device or on JAX (KERAS_BACKEND=jax)."
         )
     if recipe.batch_norm == "per_device" and backend() == JAX:
         raise UserError(
-            "batch_norm per_device needs Keras on TensorFlow: JAX computes the statistics of the whole batch. Leave it "
-            "out."
+            "batch_norm per_device needs Keras on TensorFlow, got JAX, which always uses the statistics of the whole "
+            "batch. Leave it out."
         )
 
 

@@ -1,8 +1,8 @@
-"""What makes a step of TensorFlow over several devices compute what one device would with the whole batch.
+"""Makes a TensorFlow step on several devices compute what one device would compute with the whole batch.
 
-tf.distribute gives each device (replica) its rows of the batch and adds up the gradients; what depends on the whole
-batch is mended here: the masks of dropout, and Keras' `fit` where the devices belong to several workers. On JAX a step
-sees the whole batch already.
+tf.distribute gives each device (replica) its rows of the batch and sums the gradients. This module fixes what depends
+on the whole batch: the dropout masks, and Keras' `fit` where the devices belong to several workers. On JAX, a step
+already sees the whole batch.
 """
 
 from collections.abc import Callable
@@ -13,9 +13,9 @@ from keras import ops
 
 
 class WholeBatchDropout(keras.layers.Dropout):
-    """Dropout by masks that are drawn for the whole batch, of which each device takes those of its rows.
+    """Dropout that draws one mask for the whole batch; each device uses the part for its own rows.
 
-    Keras would draw the same mask on all devices.
+    Keras would draw the same mask on every device.
     """
 
     def call(self, inputs, training=False):
@@ -32,26 +32,26 @@ class WholeBatchDropout(keras.layers.Dropout):
 
 
 class ModelOfWorkers(keras.Model):
-    """A functional model that several workers of TensorFlow can train with `fit`, and validate each on its own.
+    """A functional model that several TensorFlow workers can train with `fit`; each of them validates on its own.
 
-    Keras 3.15.1 fails twice there (keras#20585): it builds a model by reducing a batch of (images, targets) as if that
-    were one tensor, and it reduces each step's logs, which are scalars, along their first axis. When that is closed,
-    `_maybe_symbolic_build` and `train_step` can go.
+    Keras 3.15.1 fails here in two ways (keras#20585): it builds a model by reducing a batch of (images, targets) as if
+    it were one tensor, and it reduces each step's logs along their first axis, although they are scalars. Once that
+    issue is closed, `_maybe_symbolic_build` and `train_step` can be removed.
 
     Args:
         model: The model; its layers are shared.
         own: () → the same network for this worker alone, compiled. Called when it is needed. None: one process trains,
-            and this is a model as any other.
+            and this is an ordinary model.
     """
 
     def __init__(self, model: keras.Model, own: Callable[[], keras.Model] | None = None):
         super().__init__(inputs=model.inputs, outputs=model.outputs[0], name=model.name)
-        self._own = own  # behind a function Keras does not count it as a layer
+        self._own = own  # a function, because Keras would track the network itself as a layer
 
     def _maybe_symbolic_build(self, *arguments: Any, **options: Any) -> None:
         if self._own is None:
             super()._maybe_symbolic_build(*arguments, **options)
-        # Otherwise network, optimizer and metrics have their variables by now.
+        # Otherwise the network, optimizer and metrics already have their variables.
 
     def train_step(self, *arguments: Any) -> Any:
         logs = super().train_step(*arguments)
@@ -62,7 +62,7 @@ class ModelOfWorkers(keras.Model):
     def evaluate(self, x: Any = None, *, callbacks: Any = None, **options: Any) -> Any:
         if self._own is None:
             return super().evaluate(x, callbacks=callbacks, **options)
-        # On all examples: no batch has to be divided evenly, and all workers agree exactly.
+        # On all examples, so that no batch has to divide evenly and all workers agree exactly.
         callbacks.on_test_begin()
         own = self._own()
         own.set_weights(self.get_weights())

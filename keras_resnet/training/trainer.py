@@ -272,7 +272,7 @@ def _fit(
         *([EarlyStopping(recipe.patience, lambda: records.state, report)] if recipe.patience else []),
     ]
     validation = evaluation_batches(setup.data.validation, setup.preprocessing, batch_size=recipe.batch_size)
-    # On TensorFlow `fit` enters its strategy by itself, and what is built meanwhile shall not belong to it.
+    # On TensorFlow, `fit` enters its strategy itself, and anything else built meanwhile must not belong to it.
     with all_workers(setup.strategy) if shares_on_jax else contextlib.nullcontext(), interrupts:
         twin.fit(
             shared_batches(setup.strategy, setup.batches(first_epoch=state.epoch, epochs=recipe.epochs)),

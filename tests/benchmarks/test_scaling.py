@@ -11,7 +11,7 @@ def test_communication_is_that_of_rings():
     assert scaling.communication_seconds(1e9, 1, 2, (1e9, 1.0)) == pytest.approx(1.0)
     assert scaling.communication_seconds(1e9, 2, 1, (1.0, 1e9)) == pytest.approx(1.0)
     assert scaling.communication_seconds(1e9, 1, 1, (1.0, 1.0)) == 0
-    # Where links between machines are as fast as those inside, no more bytes pass a GPU than in one large ring.
+    # If the links between machines are as fast as those within, a GPU sends no more bytes than in one large ring.
     for machines, gpus in ((8, 8), (2, 4), (3, 5)):
         count = machines * gpus
         expected = 2 * (count - 1) / count
@@ -39,7 +39,7 @@ def test_rows_say_what_was_measured_and_what_is_a_model(monkeypatch):
 @pytest.mark.slow
 def test_two_workers_send_at_least_their_gradients(zero_kernels, monkeypatch):
     pytest.importorskip("jax")
-    # Compiled in a moment: what is sent stays the same.
+    # Compiles in a moment; the bytes sent stay the same.
     monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true")
     steps = 3
     found = scaling._measure(scaling.TOGETHER, {"model": "resnet8", "side": 8, "batch": 2, "steps": steps})
@@ -48,5 +48,5 @@ def test_two_workers_send_at_least_their_gradients(zero_kernels, monkeypatch):
         weight.numpy().nbytes
         for weight in build_model("resnet8", num_classes=10, input_shape=(8, 8, 3)).trainable_weights
     )
-    # Beside them pass the statistics of each batch normalization, and whatever else this machine sends to itself.
+    # The statistics of each batch normalization are sent as well, and whatever else this machine sends to itself.
     assert sent >= weights

@@ -264,11 +264,11 @@ def test_without_antialiasing_a_crop_is_what_the_plain_operator_makes_of_it(inte
         assert result.dtype == tf.float32
         assert np.min(result) >= 0.0
         assert np.max(result) <= 255.0
-        # Two roundings of float32 at 255, at the most: the operator may add in another order.
+        # At most two float32 roundings at 255: the operator may add in a different order.
         either = [tf.cast(tf.image.resize(part, (24, 24), interpolation), tf.float32) for part in (crop, mirrored)]
         assert min(np.abs(result - np.clip(one, 0, 255)).max() for one in either) < 1e-4
         crops.append(np.abs(result - smooth.change_image(image, seed, settings)).max())
-    # Smoothing is another picture where a crop shrinks, and none at all where it is the nearest pixel.
+    # Smoothing changes a crop that shrinks, except where each pixel is just the nearest one.
     assert (max(crops) > 10) == (interpolation != "nearest")
 
 

@@ -13,7 +13,7 @@ from keras_resnet.diagnosis.requirements import requirements
 
 ROOT = Path(__file__).parents[2]
 FILES = sorted(ROOT.glob("requirements*.txt"))
-# Ray is no part of the checks, because it takes 330 MB with what it needs:
+# Ray is not part of the checks, because it takes 330 MB with its dependencies.
 # tests/training/test_ray.py runs where it is installed.
 UNLOCKED = ("requirements-lock.txt", "requirements-ray.txt")
 

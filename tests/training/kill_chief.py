@@ -1,10 +1,10 @@
-"""Kills the chief of two workers while it writes a checkpoint, and compares what they leave with an uninterrupted run.
+"""Kills the chief of two workers while it writes a checkpoint, and compares the result with an uninterrupted run.
 
     PYTHONPATH=. KERAS_BACKEND=jax python tests/training/kill_chief.py 10 FOLDER
 
-Each time another share of the bytes is on the disk: nothing, all, and what lies between. Exits with 1 unless every
-checkpoint under its name is whole whenever the workers have ended, all are started again, and every run ends with the
-same bits as the uninterrupted one.
+Each time a different share of the bytes is on disk: none, all, then random shares. Exits with 1 unless, each time,
+every checkpoint under its final name is whole once the workers have ended, all of them are started again, and the run
+ends with the same bits as the uninterrupted one.
 """
 
 import os
@@ -35,7 +35,7 @@ def write_data(path: Path) -> str:
 
 
 def whole_checkpoints(run: Path) -> list[str]:
-    """Reads every array of every checkpoint, which fails where one is torn, and returns their names."""
+    """Reads every array of every checkpoint, which fails if a file is torn, and returns the files' names."""
     files = sorted((run / "checkpoints").glob("epoch-*.npz"))
     for path in files:
         with np.load(path) as file:
@@ -79,7 +79,7 @@ def main(count: int, folder: Path) -> int:
         state = "ended like the uninterrupted one" if is_right else "WRONG"
         print(f"{number + 1} of {count}: epoch {epoch}, {share:.0%} of its bytes written, {state}", flush=True)
     print(
-        f"{count - wrong} of {count} resumed from a whole checkpoint and equal the uninterrupted training, bit by bit"
+        f"{count - wrong} of {count} resumed from a whole checkpoint and equal the uninterrupted training, bit for bit"
     )
     return wrong
 

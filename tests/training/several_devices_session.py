@@ -1,8 +1,8 @@
-"""What `test_several_devices` does in a process of its own, where TensorFlow has two devices.
+"""What `test_several_devices` runs in a separate process, where TensorFlow has two devices.
 
     python several_devices_session.py DATA
 
-Trains some steps on one device and on both, by several recipes, and prints what came out of each as JSON.
+Trains a few steps with each recipe, on one device and on both, and prints the results as JSON.
 """
 
 import json
@@ -19,7 +19,7 @@ from keras_resnet.training.setup import prepare
 
 STEPS = 3
 RECIPES = {
-    # Clipped, so that clipping before the sum over the devices would show.
+    # Clipped, so that clipping before the sum over devices would show.
     "synchronized": {"clip_norm": 0.05, "drop_rate": 0.3, "stochastic_depth_rate": 0.2},
     "per_device": {"batch_norm": "per_device"},
 }

@@ -1,4 +1,4 @@
-"""What a step keeps in memory: told before the system ends the process."""
+"""How much memory a step needs, reported before the system ends the process."""
 
 import keras
 import pytest
@@ -49,7 +49,7 @@ def test_smaller_training_images_take_less():
     network = build_model("resnet8")
     needed = 100 * activation_bytes(network)
     assert memory_warning(network, 100, available=needed) is None
-    assert "A step of 100 images keeps at least" in memory_warning(network, 100, available=needed - 1)
+    assert "A step of 100 images needs at least" in memory_warning(network, 100, available=needed - 1)
     assert memory_warning(network, 400, available=needed, side=0.5) is None
 
 
@@ -60,4 +60,4 @@ def test_training_says_that_a_step_will_not_fit(train_image_size, tiny_data, mon
         monkeypatch.setattr(setup, "available_bytes", lambda available=available: available)
         lines = []
         setup.prepare(recipe, create_strategy("cpu"), report=lines.append)
-        assert len([line for line in lines if "A step of 16 images keeps at least" in line]) == count
+        assert len([line for line in lines if "A step of 16 images needs at least" in line]) == count

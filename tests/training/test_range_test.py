@@ -137,5 +137,5 @@ def test_the_picture_is_one(found, tmp_path, suffix):
 
 
 def test_a_rate_that_would_be_scaled_is_not_looked_for():
-    with pytest.raises(UserError, match="A rate is found as it is, got learning_rate_scaling linear"):
+    with pytest.raises(UserError, match="A learning rate search scales no rates, got learning_rate_scaling linear"):
         find_learning_rate(Recipe(learning_rate_scaling="linear"))

@@ -1,4 +1,4 @@
-"""Workers that Ray starts, beside those of the local engine. Run where Ray is installed: CI does not install it."""
+"""Workers started by Ray, compared with those of the local engine. CI does not install Ray: run this where it is."""
 
 import importlib.util
 import os

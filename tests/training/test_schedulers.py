@@ -1,4 +1,4 @@
-"""What docs/distributed.md gives to schedulers: the script for SLURM runs, the manifest has the published form."""
+"""What docs/distributed.md gives to schedulers: the SLURM script runs, the manifest follows the published schema."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from keras_resnet.workers import ADDRESS, RANK, WORKERS
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "distributed.md").read_text(encoding="utf-8")
-# srun starts a command as often as there are tasks; scontrol names the machines, one a line.
+# srun starts a command once per task; scontrol names the machines, one per line.
 STAND_INS = {
     "srun": f"""#!{sys.executable}
 import os, subprocess, sys
@@ -34,7 +34,7 @@ sys.exit(max(task.wait() for task in tasks))
 
 
 def block(begin):
-    """The block of the page whose first line begins so."""
+    """Returns the page's block whose first line starts with `begin`."""
     return re.search(rf"```text\n({begin}.*?)```", PAGE, re.DOTALL)[1]
 
 
@@ -101,7 +101,7 @@ def test_the_jobset_tells_each_pod_its_place():
     variables = {row["name"]: row.get("value", row.get("valueFrom")) for row in container["env"]}
     assert variables["KERAS_BACKEND"] == "jax"
     assert pods["completions"] == pods["parallelism"] == int(variables[WORKERS])
-    # JobSet's name of a pod: set, job, number of the job, number of the pod; its domain is the set's name.
+    # JobSet names a pod by set, job, number of the job and number of the pod; its domain is the set's name.
     first = f"{manifest['metadata']['name']}-{job['name']}-0-0.{manifest['metadata']['name']}"
     assert variables[ADDRESS].rpartition(":")[0] == first
     assert "batch.kubernetes.io/job-completion-index" in variables[RANK]["fieldRef"]["fieldPath"]

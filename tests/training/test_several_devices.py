@@ -1,4 +1,4 @@
-"""Two devices of TensorFlow in one process. Several processes: test_workers.py."""
+"""Two TensorFlow devices in one process; test_workers.py has several processes."""
 
 import json
 import os
@@ -25,7 +25,7 @@ def found(tiny_data):
 @pytest.mark.slow
 def test_a_step_of_two_devices_is_that_of_one(found):
     one, two = found["synchronized one"], found["synchronized two"]
-    # Other order of sums: float32 rounding (6e-8), grown over three steps.
+    # Sums are taken in a different order: float32 rounding (6e-8), grown over three steps.
     np.testing.assert_allclose(two["losses"], one["losses"], rtol=1e-5)
     for expected, got in zip(one["weights"], two["weights"], strict=True):
         np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
@@ -35,5 +35,5 @@ def test_a_step_of_two_devices_is_that_of_one(found):
 def test_devices_that_normalize_alone_keep_the_same_statistics(found):
     one, two = found["per_device one"], found["per_device two"]
     np.testing.assert_array_equal(*two["statistics"])
-    # Each half has another variance than the whole.
+    # Each half of the batch has a different variance than the whole.
     assert np.abs(np.subtract(two["losses"], one["losses"])).max() > 1e-3

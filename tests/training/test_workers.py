@@ -1,6 +1,7 @@
-"""Several workers on 127.0.0.1 that train one network, beside one process with the same global batch.
+"""Several workers on 127.0.0.1 that train one network, compared with one process on the same global batch.
 
-CI has two of them, and kills one on JAX alone. This tries all on both engines, with any number that divides 16:
+CI starts two of them, and kills one only on JAX. This runs every test on both engines, with any number of workers that
+divides 16:
 
     TEST_WORKERS=4 python -m pytest -n 0 tests/training/test_workers.py
 """
@@ -86,8 +87,8 @@ def metrics(folder, name):
 def check_equal(folder, name):
     one, other = told(folder, "one"), told(folder, name)
     assert len(one["losses"]) == len(other["losses"]) == STEPS
-    # The sums over a batch are added up in another order: float32 rounding (6e-8), grown over 24 steps. With four
-    # workers a unit fell on the other side of a ReLU's kink, which moved late losses by 1e-4 and weights by 2e-3.
+    # Sums over a batch are taken in a different order: float32 rounding (6e-8), grown over 24 steps. With four workers,
+    # one unit fell on the other side of a ReLU's kink, which moved late losses by 1e-4 and weights by 2e-3.
     late, weights, absolute = (1e-4, 1e-3, 1e-4) if COUNT == 2 else (1e-3, 1e-2, 5e-3)
     np.testing.assert_allclose(other["losses"][:8], one["losses"][:8], rtol=1e-5)
     np.testing.assert_allclose(other["losses"], one["losses"], rtol=late, atol=1e-5)
@@ -105,7 +106,7 @@ def test_workers_train_as_one_process_does(folder):
 @pytest.mark.slow
 def test_several_devices_of_jax_train_as_one_does(engine, environment, folder, tiny_data):
     if engine != "jax":
-        pytest.skip("TensorFlow's are in test_several_devices.py")
+        pytest.skip("test_several_devices.py tests TensorFlow's")
     flags = f"{environment['XLA_FLAGS']} --xla_force_host_platform_device_count=2"
     command = [sys.executable, str(SESSION), tiny_data, str(folder), "devices"]
     options = {"env": environment | {"XLA_FLAGS": flags}, "capture_output": True, "text": True, "timeout": 300}
@@ -148,7 +149,7 @@ def test_a_killed_worker_ends_all_and_the_next_start_ends_as_if_nothing_had_been
     found = []
 
     def report(line):
-        # Its file was written just before it was killed.
+        # The worker wrote this file just before it killed itself.
         found.append((line, time.time() - (folder / "killed.killed").stat().st_mtime))
         assert not (folder / "killed" / "test_metrics.json").exists()
 
@@ -156,13 +157,13 @@ def test_a_killed_worker_ends_all_and_the_next_start_ends_as_if_nothing_had_been
     assert launch(command, COUNT, restarts=1, environment=environment, report=report) == 0
     ((line, seconds),) = found
     assert f"Worker 1 of {COUNT} ended by SIGKILL, and the others were stopped. Starting all again (1 of 1)." in line
-    # It took 0.2 to 0.5 s, seven processes to a core. Those that do not end by themselves are killed after five.
+    # It took 0.2 to 0.5 s with seven processes per core. Those that do not end by themselves are killed after 5 s.
     assert seconds < 10
     complete = (step - 1) // (STEPS // 4)  # epochs before it
     assert len(told(folder, "killed")["losses"]) == STEPS - complete * (STEPS // 4), step
     expected, got = checkpoint(folder, "several"), checkpoint(folder, "killed")
     for name in expected:
-        np.testing.assert_array_equal(got[name], expected[name], err_msg=f"{name}, killed behind step {step}")
+        np.testing.assert_array_equal(got[name], expected[name], err_msg=f"{name}, killed after step {step}")
     assert metrics(folder, "killed") == metrics(folder, "several")
 
 
@@ -183,7 +184,7 @@ def test_a_worker_that_no_launcher_watches_tells_that_another_one_is_lost(engine
         processes.append(subprocess.Popen(command, env=environment | place, **pipes))
     _, killed = processes
     assert killed.wait(200) == -signal.SIGKILL
-    # JAX notices that a process has ended, TensorFlow ten seconds without a sign of life.
+    # JAX notices at once that a process has ended; TensorFlow does after ten seconds without a sign of life.
     told = processes[0].communicate(timeout=40)[1]
     killed.communicate()
     assert processes[0].returncode == 2
@@ -192,7 +193,7 @@ def test_a_worker_that_no_launcher_watches_tells_that_another_one_is_lost(engine
 
 @pytest.mark.slow
 def test_a_chief_killed_while_it_writes_leaves_whole_files_and_all_go_on(folder, engine, environment, tiny_data):
-    """One kill; kill_chief.py takes any number."""
+    """One kill; kill_chief.py does any number of them."""
     if engine == "tensorflow" and not ALL:
         pytest.skip(NOT_IN_CI)
     kept = {}
@@ -221,7 +222,7 @@ def test_a_signal_ends_the_workers_as_it_ends_one_process(
 ):
     if engine == "tensorflow" and not ALL:
         pytest.skip(NOT_IN_CI)
-    # A process started in the background of a script is born deaf to Ctrl-C.
+    # A process that a script starts in the background ignores Ctrl-C.
     hearing = (
         "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])"
     )
@@ -236,21 +237,21 @@ def test_a_signal_ends_the_workers_as_it_ends_one_process(
             process.send_signal(number)
             break
     began = time.monotonic()
-    _, err = process.communicate(timeout=120)  # the workers hold its streams until they have ended, too
+    _, err = process.communicate(timeout=120)  # its streams stay open until the workers have ended, too
     assert process.returncode == code
-    # At the next step, which is far from the end; it took 0.3 to 1.7 s.
+    # It ends at the next step, long before the training would; this took 0.3 to 1.7 s.
     assert time.monotonic() - began < 15
     assert "Traceback" not in err
     assert err.rstrip().endswith(" ".join(["--name", "r", *flags]))
     prefix = "KERAS_BACKEND=jax " if engine == "jax" else ""
     assert f"Run it again and it resumes: {prefix}python train.py --dataset" in err
-    # What was complete is there; like one process, they keep nothing of an epoch in its middle.
+    # Complete epochs are there; like one process, the workers keep nothing of an unfinished epoch.
     assert (tmp_path / "r" / "checkpoints" / "epoch-00002.npz").exists()
     assert not list(tmp_path.rglob("*.tmp-*"))
 
 
 def test_one_that_failed_is_named_before_those_that_miss_it():
-    # The chief and another miss the one in the middle.
+    # The chief and the last worker fail because the one in the middle is gone.
     processes = [subprocess.Popen([sys.executable, "-c", f"import sys; sys.exit({code})"]) for code in (2, 1, 2)]
     for process in processes:
         process.wait()
@@ -330,7 +331,7 @@ def test_a_worker_that_waits_in_vain_says_so(engine, environment):
     [
         (["--workers", "2", "--seeds", "2"], {}, "Several workers do one training, got --seeds, too"),
         (["--restarts", "2"], {}, "--restarts belongs to --workers, got 2"),
-        (["--workers", "2"], {WORKERS: "2"}, f"--workers starts the workers, and {WORKERS} names 2"),
+        (["--workers", "2"], {WORKERS: "2"}, f"--workers starts the workers, but {WORKERS} already names 2"),
         ([], {WORKERS: "2", RANK: "2"}, f"{RANK} must be a whole number from 0 and below"),
         (["--workers", "0"], {}, "must be at least 1, got 0"),
     ],

@@ -1,9 +1,10 @@
-"""What `test_workers` does in processes of their own, each of them a worker.
+"""What `test_workers` runs in separate processes, each of them a worker.
 
     python worker_session.py DATA FOLDER NAME [STEP|EPOCH:SHARE]
 
 Trains on DATA into FOLDER/NAME and writes FOLDER/NAME-RANK.json: the loss after each step and a digest of the weights.
-Worker 1 kills itself behind a step, once; the chief, with a share (0..1) of the bytes of an epoch's checkpoint written.
+With STEP, worker 1 kills itself after that step, once. With EPOCH:SHARE, the chief kills itself once, when that share
+(0..1) of the bytes of that epoch's checkpoint is written.
 """
 
 import hashlib
@@ -24,14 +25,14 @@ from keras_resnet.workers import place_in_environment
 
 
 def kill_once(marker: Path) -> None:
-    """Ends this process, unless it was ended so before."""
+    """Kills this process, unless `marker` shows that it was killed before."""
     if not marker.exists():
         marker.touch()
         os.kill(os.getpid(), signal.SIGKILL)
 
 
 def kill_while_writing(epoch: int, share: float, marker: Path) -> None:
-    """Has the process end with a share of the bytes of an epoch's checkpoint on the disk."""
+    """Makes the process kill itself once a share of the bytes of an epoch's checkpoint is on disk."""
     save, count = np.savez, 0
 
     def part(file, **arrays):
@@ -67,7 +68,7 @@ def main(data: str, folder: Path, name: str, step: int | None) -> None:
         return state
 
     StopOnLostLoss.on_train_batch_end, trainer._fit = after_step, digest_after
-    trainer._export = lambda *arguments: None  # of the chief alone, and tested elsewhere
+    trainer._export = lambda *arguments: None  # only the chief exports, which is tested elsewhere
     network = folder / f"{name}-{rank}.network.json"
     network.write_text(json.dumps({"base": "resnet8", "depths": [1, 1], "widths": [16, 16], "strides": [1, 2]}))
     recipe = Recipe(
@@ -79,7 +80,7 @@ def main(data: str, folder: Path, name: str, step: int | None) -> None:
 
 
 def work(arguments: list[str]) -> str:
-    """The same as a worker that Ray starts."""
+    """Does what the command line asks for; Ray calls this in its workers."""
     data, folder, name, *when = arguments
     step, _, share = "".join(when).partition(":")
     if share and place_in_environment().rank == 0:

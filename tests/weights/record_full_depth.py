@@ -6,8 +6,8 @@ the largest; run again it goes on where it stopped. Weights and images are `name
 difference of a logit as a part of the largest logit, how far either network is from timm's in double precision, which
 tells what rounding alone does, and whether timm's state dict came back identical. Where the two differ by more than
 1e-5, ours is compared in double precision too; our logits are float32 even then, so that 1e-7 is as near as they come.
-How far timm's network in double precision is from itself, when it is given the same image in another memory layout,
-tells how near anything else can be.
+How far timm's network in double precision is from itself, given the same image in another memory layout, tells how
+close any other network can come.
 """
 
 import argparse
