@@ -65,6 +65,7 @@ class KeptInterrupts(keras.callbacks.Callback):
     def __init__(self) -> None:
         super().__init__()
         self._came: BaseException | None = None
+        self._was_told = False
         self._handlers: dict[int, Any] = {}
 
     def __enter__(self) -> "KeptInterrupts":
@@ -79,8 +80,8 @@ class KeptInterrupts(keras.callbacks.Callback):
     def __exit__(self, kind: Any, *error: Any) -> None:
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
-        if self._came is not None and kind is None:
-            raise self._came  # it came behind the last step
+        if self._came is not None and kind is None and not self._was_told:
+            raise self._came  # it came during the last step
 
     def _keep(self, handler: Callable[[int, Any], Any], number: int, frame: Any) -> None:
         try:
@@ -91,6 +92,7 @@ class KeptInterrupts(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         if self._came is not None:
+            self._was_told = True
             raise self._came
 
     def on_test_batch_end(self, batch: int, logs: Any = None) -> None:

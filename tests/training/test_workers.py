@@ -272,6 +272,12 @@ def test_an_interrupt_that_was_swallowed_comes_again():
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
 
 
+def test_an_interrupt_in_the_last_step_comes_at_the_end():
+    with pytest.raises(KeyboardInterrupt), KeptInterrupts(), contextlib.suppress(KeyboardInterrupt):
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(5)
+
+
 def failing(folder, times, how):
     """A command whose worker 1 fails a number of times; worker 0 waits for it."""
     return [
