@@ -10,6 +10,7 @@ import urllib.request
 
 import numpy as np
 import pytest
+from tiny_data import write_tiny_data
 
 import keras_resnet  # noqa: F401
 
@@ -54,20 +55,7 @@ def zero_kernels(monkeypatch):
 @pytest.fixture(scope="session")
 def tiny_data(tmp_path_factory):
     """A data set of three easy classes, 8 × 8 pixels, as `load_source` names it."""
-    random = np.random.default_rng(0)
-    path = tmp_path_factory.mktemp("data") / "tiny.npz"
-
-    def draw(count):
-        labels = np.arange(count) % 3
-        images = random.integers(0, 60, (count, 8, 8, 1))
-        for image, label in zip(images, labels, strict=True):
-            image[:, 2 * label : 2 * label + 3] += 150
-        return images.astype("uint8"), labels
-
-    x_train, y_train = draw(110)
-    x_test, y_test = draw(31)
-    np.savez(path, x_train=x_train, y_train=y_train, x_test=x_test, y_test=y_test)
-    return f"npz:{path}"
+    return write_tiny_data(tmp_path_factory.mktemp("data") / "tiny.npz")
 
 
 class Browser:

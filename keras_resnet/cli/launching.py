@@ -15,6 +15,17 @@ from keras_resnet.training.recipes import Recipe
 def launch_workers(
     arguments: argparse.Namespace, recipe: Recipe, given: list[str], report: Callable[[str], None]
 ) -> int:
+    """Starts the workers by the engine that the arguments name, waits for them and returns the exit code.
+
+    Args:
+        arguments: Parsed arguments of train.py.
+        recipe: The recipe that they make.
+        given: The same arguments, unparsed.
+        report: Is told of each restart.
+
+    Raises:
+        UserError: As `launch` and `launch_on_ray`.
+    """
     if arguments.engine == "ray":
         from keras_resnet.training.ray_launch import launch_on_ray
 

@@ -56,7 +56,7 @@ class StopOnLostLoss(keras.callbacks.Callback):
         )
 
 
-class KeptInterrupts(keras.callbacks.Callback):
+class ReraiseInterrupts(keras.callbacks.Callback):
     """Raises Ctrl-C and SIGTERM again if Keras has swallowed them. Also used as a context around `fit`.
 
     Keras converts a step's logs inside a bare `except`, and on JAX that is where training waits for the step.
@@ -68,7 +68,7 @@ class KeptInterrupts(keras.callbacks.Callback):
         self._was_told = False
         self._handlers: dict[int, Any] = {}
 
-    def __enter__(self) -> "KeptInterrupts":
+    def __enter__(self) -> "ReraiseInterrupts":
         for number in (signal.SIGINT, signal.SIGTERM):
             handler = signal.getsignal(number)
             if callable(handler):

@@ -18,10 +18,10 @@ from keras_resnet.data.preprocessing import LUMA, Preprocessing
 from keras_resnet.distribution import replicas
 from keras_resnet.errors import UserError
 from keras_resnet.graphs.heads import check_classifier
-from keras_resnet.training.several_devices import ModelOfWorkers
+from keras_resnet.training.several_devices import MultiWorkerModel
 
 
-class DistilledModel(ModelOfWorkers):
+class DistilledModel(MultiWorkerModel):
     """A functional model whose training loss is (1 - w) · loss + w · T² · KL(teacher ‖ model), both softened by T.
 
     Args:
@@ -29,7 +29,7 @@ class DistilledModel(ModelOfWorkers):
         teacher: Normalised images as the model takes them → log-probabilities, float32 [n, classes].
         temperature: T, above 0.
         weight: w, 0..1.
-        own: See `ModelOfWorkers`.
+        evaluation_twin: See `MultiWorkerModel`.
     """
 
     def __init__(
@@ -39,9 +39,9 @@ class DistilledModel(ModelOfWorkers):
         teacher: Callable[[Any], Any],
         temperature: float,
         weight: float,
-        own: Callable[[], keras.Model] | None = None,
+        evaluation_twin: Callable[[], keras.Model] | None = None,
     ):
-        super().__init__(model, own)
+        super().__init__(model, evaluation_twin)
         self._teacher, self._temperature, self._weight = teacher, temperature, weight
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):

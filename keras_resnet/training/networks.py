@@ -19,7 +19,7 @@ from keras_resnet.training.losses import Accuracy, BalancedAccuracy, create_loss
 from keras_resnet.training.optimizers import LossScale, create_optimizer, start_averages
 from keras_resnet.training.recipes import Recipe, parse_milestones
 from keras_resnet.training.schedules import Schedule
-from keras_resnet.training.several_devices import ModelOfWorkers
+from keras_resnet.training.several_devices import MultiWorkerModel
 from keras_resnet.weights.loading import learnt_preprocessing, load_weights
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def create_twin(
     recipe: Recipe,
     preprocessing: Preprocessing,
     *,
-    own: Callable[[], keras.Model] | None = None,
+    evaluation_twin: Callable[[], keras.Model] | None = None,
 ) -> keras.Model:
     """Builds the network that trains in place of another one: faster, at other sizes, or with a teacher.
 
@@ -96,7 +96,7 @@ def create_twin(
         model: The network that is stored.
         recipe: The settings.
         preprocessing: The network's input.
-        own: See `ModelOfWorkers`; given where several workers train on TensorFlow.
+        evaluation_twin: See `MultiWorkerModel`; given where several workers train on TensorFlow.
 
     Returns:
         A network with the same weights in the same order.
@@ -108,26 +108,26 @@ def create_twin(
         copy_weights(model, source)
     twin = training_twin(source, precision=recipe.precision, batch_norm=recipe.batch_norm)
     if recipe.teacher is None:
-        return twin if own is None else ModelOfWorkers(twin, own)
+        return twin if evaluation_twin is None else MultiWorkerModel(twin, evaluation_twin)
     return DistilledModel(
         twin,
         teacher=teacher_answers(load_artifact(recipe.teacher), preprocessing, preprocessing.labels),
         temperature=recipe.teacher_temperature,
         weight=recipe.teacher_weight,
-        own=own,
+        evaluation_twin=evaluation_twin,
     )
 
 
-def create_judge(
+def create_evaluation_twin(
     model: keras.Model, recipe: Recipe, preprocessing: Preprocessing, *, class_weights: Sequence[float] | None = None
 ) -> keras.Model:
     """Builds a network that computes a twin's loss and metrics but does not train; see `create_twin`."""
-    judge = create_twin(model, dataclasses.replace(recipe, teacher=None), preprocessing)
-    judge.compile(**_judgement(judge, recipe, class_weights), jit_compile=False)
-    return judge
+    twin = create_twin(model, dataclasses.replace(recipe, teacher=None), preprocessing)
+    twin.compile(**_loss_and_metrics(twin, recipe, class_weights), jit_compile=False)
+    return twin
 
 
-def _judgement(twin: keras.Model, recipe: Recipe, class_weights: Sequence[float] | None) -> dict[str, Any]:
+def _loss_and_metrics(twin: keras.Model, recipe: Recipe, class_weights: Sequence[float] | None) -> dict[str, Any]:
     classes = twin.output_shape[-1]
     loss = create_loss(
         recipe.loss,
@@ -195,7 +195,7 @@ def compile_twin(
     start_averages(optimizer)
     twin.compile(
         optimizer=optimizer,
-        **_judgement(twin, recipe, class_weights),
+        **_loss_and_metrics(twin, recipe, class_weights),
         jit_compile=jit_compile,
     )
 

@@ -20,7 +20,7 @@ from keras_resnet.distribution import create_strategy
 from keras_resnet.errors import UserError
 from keras_resnet.models.registry import get_config
 from keras_resnet.storage import atomic_file
-from keras_resnet.training.callbacks import KeptInterrupts, hold_values
+from keras_resnet.training.callbacks import ReraiseInterrupts, hold_values
 from keras_resnet.training.recipes import Recipe
 from keras_resnet.training.setup import prepare
 
@@ -85,7 +85,7 @@ def find_learning_rate(recipe: Recipe, *, report: Callable[[str], None] = print)
     steps = UPDATES * recipe.accumulate
     batches = setup.batches(epochs=math.ceil(steps / setup.steps))
     watch = _Watch(recipe.accumulate)
-    interrupts = KeptInterrupts()
+    interrupts = ReraiseInterrupts()
     callbacks = [interrupts, setup.freezing, watch]
     with named_unreadable_files(data.train), interrupts:
         setup.twin.fit(batches, steps_per_epoch=steps, callbacks=callbacks, shuffle=False, verbose=0)

@@ -24,7 +24,7 @@ from keras_resnet.training.checkpoints import KEPT
 from keras_resnet.training.fine_tuning import Freezing
 from keras_resnet.training.losses import balanced_weights
 from keras_resnet.training.memory import available_bytes, memory_warning
-from keras_resnet.training.networks import compile_twin, create_judge, create_network, create_twin
+from keras_resnet.training.networks import compile_twin, create_evaluation_twin, create_network, create_twin
 from keras_resnet.training.recipes import Recipe
 from keras_resnet.workers import Workers, all_workers
 
@@ -130,11 +130,13 @@ def prepare(
     # `model` is the network that is stored, `twin` the one that trains.
     with strategy.scope():
         model, preprocessing = create_network(recipe, data, config)
-        own = None
+        evaluation_twin = None
         if isinstance(strategy, Workers) and backend() == TENSORFLOW:
-            own = functools.cache(lambda: create_judge(model, recipe, preprocessing, class_weights=class_weights))
+            evaluation_twin = functools.cache(
+                lambda: create_evaluation_twin(model, recipe, preprocessing, class_weights=class_weights)
+            )
         with all_workers(strategy):
-            twin = create_twin(model, recipe, preprocessing, own=own)
+            twin = create_twin(model, recipe, preprocessing, evaluation_twin=evaluation_twin)
             compile_twin(
                 twin,
                 recipe,

@@ -31,7 +31,7 @@ class WholeBatchDropout(keras.layers.Dropout):
         return inputs * kept[first : first + rows]
 
 
-class ModelOfWorkers(keras.Model):
+class MultiWorkerModel(keras.Model):
     """A functional model that several TensorFlow workers can train with `fit`; each of them validates on its own.
 
     Keras 3.15.1 fails here in two ways (keras#20585): it builds a model by reducing a batch of (images, targets) as if
@@ -40,32 +40,32 @@ class ModelOfWorkers(keras.Model):
 
     Args:
         model: The model; its layers are shared.
-        own: () → the same network for this worker alone, compiled. Called when it is needed. None: one process trains,
-            and this is an ordinary model.
+        evaluation_twin: () → the same network for this worker alone, compiled. Called when it is needed. None: one
+            process trains, and this is an ordinary model.
     """
 
-    def __init__(self, model: keras.Model, own: Callable[[], keras.Model] | None = None):
+    def __init__(self, model: keras.Model, evaluation_twin: Callable[[], keras.Model] | None = None):
         super().__init__(inputs=model.inputs, outputs=model.outputs[0], name=model.name)
-        self._own = own  # a function, because Keras would track the network itself as a layer
+        self._evaluation_twin = evaluation_twin  # a function, because Keras would track the network itself as a layer
 
     def _maybe_symbolic_build(self, *arguments: Any, **options: Any) -> None:
-        if self._own is None:
+        if self._evaluation_twin is None:
             super()._maybe_symbolic_build(*arguments, **options)
         # Otherwise the network, optimizer and metrics already have their variables.
 
     def train_step(self, *arguments: Any) -> Any:
         logs = super().train_step(*arguments)
-        if self._own is None:
+        if self._evaluation_twin is None:
             return logs
         return {name: ops.reshape(value, [1]) for name, value in logs.items()}
 
     def evaluate(self, x: Any = None, *, callbacks: Any = None, **options: Any) -> Any:
-        if self._own is None:
+        if self._evaluation_twin is None:
             return super().evaluate(x, callbacks=callbacks, **options)
         # On all examples, so that no batch has to divide evenly and all workers agree exactly.
         callbacks.on_test_begin()
-        own = self._own()
-        own.set_weights(self.get_weights())
-        logs = own.evaluate(x, return_dict=True, verbose=0)
+        twin = self._evaluation_twin()
+        twin.set_weights(self.get_weights())
+        logs = twin.evaluate(x, return_dict=True, verbose=0)
         callbacks.on_test_end(logs)
         return logs

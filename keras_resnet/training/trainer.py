@@ -28,7 +28,7 @@ from keras_resnet.training.callbacks import (
     AveragedWeights,
     EarlyStopping,
     EpochRecords,
-    KeptInterrupts,
+    ReraiseInterrupts,
     StepBar,
     StopOnLostLoss,
     WholeEvaluation,
@@ -258,7 +258,7 @@ def _fit(
     counts = {"steps": setup.steps, "batch_size": recipe.batch_size, "epochs": recipe.epochs}
     shares_on_jax = isinstance(setup.strategy, Workers) and backend() == JAX
     records = EpochRecords(run, start=state, report=report, writes=writes, **counts)
-    interrupts = KeptInterrupts()
+    interrupts = ReraiseInterrupts()
     everything = [
         interrupts,
         StopOnLostLoss(run, lambda: records.state),

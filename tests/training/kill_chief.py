@@ -14,24 +14,14 @@ from pathlib import Path
 
 import numpy as np
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from tiny_data import write_tiny_data
+
 from keras_resnet.training.launch import launch
 
 SESSION = Path(__file__).with_name("worker_session.py")
 EPOCHS = 4  # of a session
-
-
-def write_data(path: Path) -> str:
-    """Writes a data set of three easy classes, 8 × 8 pixels, and returns its name."""
-    drawn = np.random.default_rng(0)
-    arrays = {}
-    for split, count in (("train", 110), ("test", 31)):
-        labels = np.arange(count) % 3
-        images = drawn.integers(0, 60, (count, 8, 8, 1))
-        for image, label in zip(images, labels, strict=True):
-            image[:, 2 * label : 2 * label + 3] += 150
-        arrays |= {f"x_{split}": images.astype(np.uint8), f"y_{split}": labels}
-    np.savez(path, **arrays)
-    return f"npz:{path}"
 
 
 def whole_checkpoints(run: Path) -> list[str]:
@@ -53,7 +43,7 @@ def last_checkpoint(run: Path) -> dict[str, bytes]:
 def main(count: int, folder: Path) -> int:
     """Kills the chief `count` times and returns how often something was wrong."""
     folder.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, os.fspath(SESSION), write_data(folder / "data.npz"), os.fspath(folder)]
+    command = [sys.executable, os.fspath(SESSION), write_tiny_data(folder / "data.npz"), os.fspath(folder)]
     environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
     if launch([*command, "whole"], 2, environment=environment):
         raise SystemExit("The uninterrupted training failed.")

@@ -18,7 +18,11 @@ from pathlib import Path
 
 import numpy as np
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
 # Before the processes fork, so that each starts in a moment. TensorFlow's threads begin with its first operator only.
+from tiny_data import write_tiny_data
+
 from keras_resnet.storage import read_json
 from keras_resnet.training.recipes import Recipe
 from keras_resnet.training.trainer import train
@@ -26,20 +30,6 @@ from keras_resnet.training.trainer import train
 EPOCHS = 10
 MARKS = ("metrics.csv", "test_metrics.json")  # behind the first epoch, and where nothing is left to be lost
 TIMES = {"seconds", "images_per_second", "training_seconds", "training_cpu_seconds", "input_images_per_second"}
-
-
-def write_data(path: Path) -> str:
-    """Writes a data set of three easy classes, 8 × 8 pixels, and returns its name."""
-    drawn = np.random.default_rng(0)
-    arrays = {}
-    for split, count in (("train", 110), ("test", 31)):
-        labels = np.arange(count) % 3
-        images = drawn.integers(0, 60, (count, 8, 8, 1))
-        for image, label in zip(images, labels, strict=True):
-            image[:, 2 * label : 2 * label + 3] += 150
-        arrays |= {f"x_{split}": images.astype(np.uint8), f"y_{split}": labels}
-    np.savez(path, **arrays)
-    return f"npz:{path}"
 
 
 def start(data: str, folder: Path, name: str) -> int:
@@ -100,7 +90,7 @@ def _seconds_until(file: Path, process: int, begin: float) -> float:
 def main(count: int, folder: Path) -> int:
     """Kills `count` trainings and returns how many did not end as the uninterrupted one."""
     folder.mkdir(parents=True, exist_ok=True)
-    data = write_data(folder / "data.npz")
+    data = write_tiny_data(folder / "data.npz")
     begin = time.perf_counter()
     process = start(data, folder, "whole")
     reached = [_seconds_until(folder / "runs" / "whole" / name, process, begin) for name in MARKS]

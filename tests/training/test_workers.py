@@ -24,7 +24,7 @@ from keras_resnet.data import array_batches, batches
 from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.data.splits import ArraySplit, worker_rows
 from keras_resnet.errors import UserError
-from keras_resnet.training.callbacks import KeptInterrupts
+from keras_resnet.training.callbacks import ReraiseInterrupts
 from keras_resnet.training.launch import _first_failure, free_ports, launch, worker_command
 from keras_resnet.workers import ADDRESS, CLUSTER, RANK, START_TIMEOUT, WORKERS
 
@@ -35,13 +35,23 @@ SESSION = Path(__file__).with_name("worker_session.py")
 BLOCKER = "import sys\nsys.modules['tensorflow'] = None\n"  # JAX alone starts faster
 STEPS = 24
 COUNT = int(os.environ.get("TEST_WORKERS") or "2")
-ALL = "TEST_WORKERS" in os.environ
-NOT_IN_CI = "takes a minute: run with TEST_WORKERS=2"
 
 
-@pytest.fixture(scope="module", params=["jax", "tensorflow"])
+ENGINES = ["jax", "tensorflow"]
+
+
+@pytest.fixture(scope="module", params=ENGINES)
 def engine(request):
     return request.param
+
+
+def on(engines):
+    """Marks a test that runs on these engines alone."""
+    return pytest.mark.parametrize("engine", engines, indirect=True, scope="module")
+
+
+# A minute each: on TensorFlow only where the number of workers is given.
+on_jax_in_ci = on(ENGINES if "TEST_WORKERS" in os.environ else ["jax"])
 
 
 @pytest.fixture(scope="module")
@@ -104,9 +114,8 @@ def test_workers_train_as_one_process_does(folder):
 
 
 @pytest.mark.slow
+@on(["jax"])  # test_several_devices.py tests TensorFlow's
 def test_several_devices_of_jax_train_as_one_does(engine, environment, folder, tiny_data):
-    if engine != "jax":
-        pytest.skip("test_several_devices.py tests TensorFlow's")
     flags = f"{environment['XLA_FLAGS']} --xla_force_host_platform_device_count=2"
     command = [sys.executable, str(SESSION), tiny_data, str(folder), "devices"]
     options = {"env": environment | {"XLA_FLAGS": flags}, "capture_output": True, "text": True, "timeout": 300}
@@ -140,11 +149,10 @@ def test_the_test_of_several_workers_counts_every_example_once(folder):
 
 
 @pytest.mark.slow
+@on_jax_in_ci
 def test_a_killed_worker_ends_all_and_the_next_start_ends_as_if_nothing_had_been(
     folder, engine, environment, tiny_data
 ):
-    if engine == "tensorflow" and not ALL:
-        pytest.skip(NOT_IN_CI)
     step = random.randrange(1, STEPS)
     found = []
 
@@ -168,9 +176,8 @@ def test_a_killed_worker_ends_all_and_the_next_start_ends_as_if_nothing_had_been
 
 
 @pytest.mark.slow
+@on_jax_in_ci
 def test_a_worker_that_no_launcher_watches_tells_that_another_one_is_lost(engine, environment, tiny_data, tmp_path):
-    if engine == "tensorflow" and not ALL:
-        pytest.skip(NOT_IN_CI)
     addresses = [f"127.0.0.1:{port}" for port in free_ports(2)]
     processes = []
     for rank in range(2):
@@ -192,10 +199,9 @@ def test_a_worker_that_no_launcher_watches_tells_that_another_one_is_lost(engine
 
 
 @pytest.mark.slow
+@on_jax_in_ci
 def test_a_chief_killed_while_it_writes_leaves_whole_files_and_all_go_on(folder, environment, tiny_data):
     """One kill; kill_chief.py does any number of them."""
-    if not ALL:
-        pytest.skip(NOT_IN_CI)
     kept = {}
 
     def report(line):
@@ -214,14 +220,13 @@ def test_a_chief_killed_while_it_writes_leaves_whole_files_and_all_go_on(folder,
 
 
 @pytest.mark.slow
+@on_jax_in_ci
 @pytest.mark.parametrize(
     ("number", "code", "flags"), [(signal.SIGTERM, 143, ["--workers", "2"]), (signal.SIGINT, 130, [])]
 )
 def test_a_signal_ends_the_workers_as_it_ends_one_process(
     number, code, flags, engine, environment, tiny_data, tmp_path
 ):
-    if engine == "tensorflow" and not ALL:
-        pytest.skip(NOT_IN_CI)
     # A process that a script starts in the background ignores Ctrl-C.
     hearing = (
         "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])"
@@ -260,7 +265,7 @@ def test_one_that_failed_is_named_before_those_that_miss_it():
 
 def test_an_interrupt_that_was_swallowed_comes_again():
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
-    with KeptInterrupts() as interrupts:
+    with ReraiseInterrupts() as interrupts:
         interrupts.on_train_batch_end(0)
         with contextlib.suppress(KeyboardInterrupt):  # as Keras does
             os.kill(os.getpid(), signal.SIGINT)
@@ -274,7 +279,7 @@ def test_an_interrupt_that_was_swallowed_comes_again():
 
 def test_an_interrupt_in_the_last_step_comes_at_the_end():
     def train():
-        with KeptInterrupts(), contextlib.suppress(KeyboardInterrupt):
+        with ReraiseInterrupts(), contextlib.suppress(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
             time.sleep(5)
 
