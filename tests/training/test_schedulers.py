@@ -73,24 +73,50 @@ def test_the_script_for_slurm_trains(tiny_data, tmp_path):
     assert json.loads((tmp_path / "runs" / "r" / "test_metrics.json").read_text())["count"] == 31
 
 
-def test_the_jobset_has_the_published_form():
-    manifest = yaml.safe_load(block("apiVersion: jobset"))
-    schema = json.loads(Path(__file__).with_name("jobset_schema.json").read_text())
-    assert [str(error) for error in jsonschema_rs.Draft7Validator(schema).iter_errors(manifest)] == []
+def errors(text, schema):
+    form = json.loads(Path(__file__).with_name(schema).read_text())
+    return [str(error) for error in jsonschema_rs.Draft7Validator(form).iter_errors(yaml.safe_load(text))]
 
 
-def test_the_form_refuses_what_is_not_in_it():
-    schema = json.loads(Path(__file__).with_name("jobset_schema.json").read_text())
-    text = block("apiVersion: jobset")
-    for right, wrong in (
-        ("maxRestarts", "maxRestart"),
-        ("parallelism: 4", 'parallelism: "4"'),
-        ("{name: data, mountPath", "{mountPath"),
-        ("fieldRef", "fieldref"),
-    ):
+MANIFESTS = {
+    "apiVersion: jobset": (
+        "jobset_schema.json",
+        [
+            ("maxRestarts", "maxRestart"),
+            ("parallelism: 4", 'parallelism: "4"'),
+            ("{name: data, mountPath", "{mountPath"),
+            ("fieldRef", "fieldref"),
+        ],
+    ),
+    "apiVersion: kubeflow": (
+        "tfjob_schema.json",
+        [
+            ("tfReplicaSpecs", "replicaSpecs"),
+            ("replicas: 4", 'replicas: "4"'),
+            ("containerPort", "port"),
+            ("claimName", "claim"),
+            ("backoffLimit", "maxRestarts"),
+        ],
+    ),
+}
+
+
+@pytest.mark.parametrize("begin", MANIFESTS)
+def test_manifests_have_the_published_form_which_refuses_what_is_not_in_it(begin):
+    schema, changes = MANIFESTS[begin]
+    text = block(begin)
+    assert errors(text, schema) == []
+    for right, wrong in changes:
         assert text.count(right) == 1
-        manifest = yaml.safe_load(text.replace(right, wrong))
-        assert list(jsonschema_rs.Draft7Validator(schema).iter_errors(manifest)), wrong
+        assert errors(text.replace(right, wrong), schema), wrong
+
+
+def test_the_operator_finds_the_container_of_the_tfjob():
+    """It looks for a container "tensorflow" and its port "tfjob-port", and sets TF_CONFIG of no other."""
+    worker = yaml.safe_load(block("apiVersion: kubeflow"))["spec"]["tfReplicaSpecs"]["Worker"]
+    (container,) = worker["template"]["spec"]["containers"]
+    assert container["name"] == "tensorflow"
+    assert [port["name"] for port in container["ports"]] == ["tfjob-port"]
 
 
 def test_the_jobset_tells_each_pod_its_place():
