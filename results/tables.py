@@ -8,11 +8,15 @@ A table stands between two comments; the first says what is in it:
     <!-- table: FILE.csv | COLUMN, COLUMN as Heading, … [| CLAUSE] -->
     <!-- end table -->
 
-Clauses are `where COLUMN=VALUE`, `mean over COLUMN` and `across COLUMN`. `mean over seed` joins the rows whose words
-agree: numbers become mean ± standard deviation (of the sample), and the number of rows gets a column of its own.
+Clauses are `where COLUMN=VALUE`, `mean over COLUMN`, `across COLUMN` and `against COLUMN=VALUE`. `mean over seed` joins
+the rows whose words agree: numbers become mean ± standard deviation (of the sample), and the number of rows gets a
+column of its own.
 
 `across mark_seconds` gives every value of that column a column, filled with the last one of COLUMNs; the rows are those
 that the other columns tell apart. It is done first: what it fills is then averaged.
+
+`against precision=float32` with `mean over seed` compares the other precisions with that one, seed by seed: the last
+of COLUMNs becomes the mean of float32, the mean difference from it, and the difference's 95 % interval by Student's t.
 
 A file that is not there yet leaves a line that says so.
 
@@ -95,6 +99,8 @@ HEADLINES = (
         {"model": "resnet50", "contestant": "tflite int8 with heat map"},
     ),
 )
+# Student's t, two-sided 95 %, for 1, 2, … degrees of freedom.
+T_95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 BLOCK = re.compile(r"(<!-- table: (?P<spec>.*?) -->\n)(?P<body>.*?)(<!-- end table -->)", re.DOTALL)
 
 
@@ -125,7 +131,7 @@ def _table(spec: str) -> str:
     file, columns, *clauses = [part.strip() for part in spec.split("|")]
     if not (RESULTS / file).exists():
         return f"Not measured yet: there is no `results/{file}`.\n"
-    rows, over, across = _rows(file), None, None
+    rows, over, across, against = _rows(file), None, None, None
     for clause in clauses:
         if clause.startswith("where "):
             key, value = clause.removeprefix("where ").split("=", 1)
@@ -134,9 +140,12 @@ def _table(spec: str) -> str:
             over = clause.removeprefix("mean over ")
         elif clause.startswith("across "):
             across = clause.removeprefix("across ")
+        elif clause.startswith("against "):
+            against = clause.removeprefix("against ").split("=", 1)
         else:
             raise ValueError(
-                f"Unknown clause {clause!r} in a table of {file}: use 'where …', 'mean over …' or 'across …'."
+                f"Unknown clause {clause!r} in a table of {file}: use 'where …', 'mean over …', 'across …' or "
+                "'against …'."
             )
     if not rows:
         raise ValueError(f"The table of {file} ({spec}) has no row.")
@@ -146,7 +155,14 @@ def _table(spec: str) -> str:
         *kept, value = keys
         rows, values = _across(rows, [*kept, over] if over else kept, across, value)
         keys, headings = [*kept, *values], [*headings[:-1], *values]
-    if over:
+    if against:
+        if not over:
+            raise ValueError(f"A table of {file} is 'against …' without 'mean over …'.")
+        *kept, value = keys
+        rows = _against(rows, kept, *against, value, over)
+        keys = [*kept, "_base", "_difference", "_interval", "_count"]
+        headings = [*headings[:-1], f"{headings[-1]}, {against[1]}", "difference", "95 % interval", f"{over}s"]
+    elif over:
         rows, headings = _means(rows, keys), [*headings, f"{over}s"]
         keys = [*keys, "_count"]
     lines = ["| " + " | ".join(headings) + " |", "|" + " --- |" * len(headings)]
@@ -181,6 +197,28 @@ def _means(rows: list[dict], keys: list[str]) -> list[dict]:
             row[key] = _round(values[0]) if not spread else f"{_round(statistics.mean(values))} ± {_round(spread)}"
         joined.append(row)
     return joined
+
+
+def _against(rows: list[dict], kept: list[str], column: str, base: str, value: str, over: str) -> list[dict]:
+    """One row where `kept` agrees: how much `value` differs from that of the rows whose `column` is `base`."""
+    same = [key for key in kept if key != column]
+    bases = {tuple(row[key] for key in [*same, over]): row[value] for row in rows if row[column] == base}
+    groups: dict[tuple, list[dict]] = {}
+    for row in rows:
+        if row[column] != base:
+            groups.setdefault(tuple(row[key] for key in kept), []).append(row)
+    compared = []
+    for members in groups.values():
+        partners = [float(bases[tuple(row[key] for key in [*same, over])]) for row in members]
+        differences = [float(row[value]) - partner for row, partner in zip(members, partners, strict=True)]
+        mean = statistics.mean(differences)
+        interval = ""
+        if len(members) > 1:
+            half = T_95[len(members) - 2] * statistics.stdev(differences) / len(members) ** 0.5
+            interval = f"{mean - half:+.4f} to {mean + half:+.4f}"
+        figures = {"_base": f"{statistics.mean(partners):.4f}", "_difference": f"{mean:+.4f}", "_interval": interval}
+        compared.append({**members[0], **figures, "_count": str(len(members))})
+    return compared
 
 
 def _number(text: str) -> float | None:

@@ -55,3 +55,17 @@ def test_a_sitting_that_lacks_a_mark_is_refused(tables, tmp_path):
 
 def test_what_is_not_measured_yet_says_so(tables):
     assert tables("absent.csv | contestant") == ["Not measured yet: there is no `results/absent.csv`."]
+
+
+def test_differences_are_taken_seed_by_seed(tables, tmp_path):
+    """The interval is that of scipy.stats.ttest_rel, which is the reference for a paired comparison."""
+    stats = pytest.importorskip("scipy.stats")
+    base, other = [0.91, 0.95, 0.99], [0.90, 0.96, 0.96]
+    rows = [f"{name},{seed},{row[seed]}" for name, row in (("x", base), ("y", other)) for seed in range(3)]
+    (tmp_path / "r.csv").write_text("\n".join(["precision,seed,accuracy", *rows, ""]))
+    expected = stats.ttest_rel(other, base).confidence_interval(0.95)
+    assert tables("r.csv | precision, accuracy | against precision=x | mean over seed") == [
+        "| precision | accuracy, x | difference | 95 % interval | seeds |",
+        "| --- | --- | --- | --- | --- |",
+        f"| y | 0.95 | -0.01 | {expected.low:+.4f} to {expected.high:+.4f} | 3 |",
+    ]

@@ -1,9 +1,11 @@
-"""`benchmark.py pieces`: what each piece of a training is worth, everything else being equal.
+"""`benchmark.py pieces`: what each piece of a training is worth, everything else being equal; so, too, what a precision
+costs in accuracy.
 
 Each piece trains by `trainer.train`, as train.py does: a tenth of the training images chooses the epoch, and the test
 images are looked at once.
 """
 
+import itertools
 import tempfile
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -50,6 +52,7 @@ def benchmark_pieces(
     model: str,
     epochs: int,
     batch_size: int = 128,
+    precisions: Sequence[str] = ("float32",),
     seeds: int = 3,
     is_known: Callable[[dict[str, Any]], bool] = lambda row: False,
     save: Callable[[list[dict[str, Any]]], None] = lambda rows: None,
@@ -62,28 +65,28 @@ def benchmark_pieces(
         model: A name of the model table.
         epochs: Epochs of each training.
         batch_size: Images per step.
+        precisions: Each piece trains in each of these.
         seeds: How often each trains, with seeds from 0.
         is_known: Whether a sitting before has the row that begins with these columns, which is left out then.
         save: Takes each row as soon as it is there.
 
     Returns:
-        One row a piece and seed; the seconds are those of all epochs.
+        One row for each piece, seed and precision; the seconds are those of all epochs.
 
     Raises:
         UserError: A piece or the data is wrong, or a loss became NaN or infinite.
     """
     trainings = []
-    for name in names:
-        for seed in range(seeds):
-            same = {"dataset": dataset, "model": model, "epochs": epochs, "batch_size": batch_size, "seed": seed}
-            row = {"piece": name, **same}
-            recipe = Recipe(**same, **piece_settings(name))
-            if not is_known(row):
-                trainings.append((row, recipe))
+    for name, seed, precision in itertools.product(names, range(seeds), precisions):
+        same = {"dataset": dataset, "model": model, "epochs": epochs, "batch_size": batch_size, "seed": seed}
+        row = {"piece": name, **same, "precision": precision}
+        recipe = Recipe(**same, precision=precision, **piece_settings(name))
+        if not is_known(row):
+            trainings.append((row, recipe))
     rows = []
     progress = ProgressBar(len(trainings))
     for row, recipe in trainings:
-        progress.begin(f"{row['piece']}, seed {row['seed']}", epochs, "epochs")
+        progress.begin(f"{row['piece']}, {row['precision']}, seed {row['seed']}", epochs, "epochs")
 
         def count_epochs(line: str) -> None:
             if line.startswith("epoch "):

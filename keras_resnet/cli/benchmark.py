@@ -340,6 +340,9 @@ def benchmark_pieces(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--pieces", nargs="+", metavar="PIECE", help="which ones; default: all")
     parser.add_argument("--epochs", type=script.positive_int, default=30, help="epochs of each training")
     parser.add_argument("--batch-size", type=script.positive_int, default=128, help="images per step")
+    parser.add_argument(
+        "--precisions", nargs="+", choices=PRECISIONS, default=["float32"], help="each piece trains in each of these"
+    )
     measuring.add_seeds(parser, default=3)
 
     def measure(arguments: argparse.Namespace) -> measuring.Rows:
@@ -354,6 +357,7 @@ def benchmark_pieces(argv: Sequence[str] | None = None) -> int:
             model=arguments.model,
             epochs=arguments.epochs,
             batch_size=arguments.batch_size,
+            precisions=arguments.precisions,
             seeds=arguments.seeds,
             **measuring.continued_file(arguments, "pieces", argv),
         )
