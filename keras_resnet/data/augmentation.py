@@ -39,6 +39,7 @@ from keras_resnet.data.augmentation_steps import (
     resize_and_flip,
 )
 from keras_resnet.data.decoding import cut_out
+from keras_resnet.data.image_operations import in_8_bits
 from keras_resnet.data.order import ALGORITHM
 from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.data.transforms import resize_image
@@ -72,6 +73,7 @@ class Step:
             the same shapes; None where nothing is left to do.
         options: Name → what it may be, in the order in which values without a name are read.
         mixes_targets: Whether `batch` changes the targets, which are then float32 [N, classes].
+        in_8_bits: Whether `batch` begins by rounding the images to 8 bits.
     """
 
     summary: str
@@ -80,6 +82,7 @@ class Step:
     batch: Callable[..., tuple[tf.Tensor, tf.Tensor]] | None = None
     options: dict[str, Option] = dataclasses.field(default_factory=dict)
     mixes_targets: bool = False
+    in_8_bits: bool = False
 
 
 @dataclass(frozen=True)
@@ -91,12 +94,15 @@ class Augmentation:
         image: As in `Step`; None where images are only resized.
         batch: The steps that change batches.
         mixes_targets: Whether the targets become float32 [N, classes].
+        in_8_bits: Whether images are rounded to 8 bits as soon as they have the network's size. The first batch step
+            would do that; an image that has just been resized is still in the processor's cache.
     """
 
     rectangle: Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor] | None
     image: Callable[[tf.Tensor, tf.Tensor, Preprocessing], tf.Tensor] | None
     batch: tuple[Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]], ...]
     mixes_targets: bool
+    in_8_bits: bool = False
 
     def change_image(self, image: tf.Tensor, seed: tf.Tensor, preprocessing: Preprocessing) -> tf.Tensor:
         """Brings an image of any size to the network's size.
@@ -107,7 +113,7 @@ class Augmentation:
             preprocessing: The network's input.
 
         Returns:
-            float32 [height, width, channels], 0..255.
+            [height, width, channels], 0..255: uint8 where `in_8_bits`, else float32.
         """
         if self.rectangle is not None:
             image = cut_out(image, lambda height, width: self.rectangle(height, width, seed))
@@ -117,7 +123,8 @@ class Augmentation:
         """Brings the part of an image that `rectangle` chose by the same seed to the network's size; see
         `change_image`.
         """
-        return resize_image(part, preprocessing) if self.image is None else self.image(part, seed, preprocessing)
+        image = resize_image(part, preprocessing) if self.image is None else self.image(part, seed, preprocessing)
+        return in_8_bits(image) if self.in_8_bits else image
 
     def change_batch(
         self, images: tf.Tensor, labels: tf.Tensor, seed: tf.Tensor, num_classes: int | None = None
@@ -154,7 +161,7 @@ def parse_augmentation(text: str) -> Augmentation:
     Raises:
         UserError: A name or an option is unknown, a value is out of range, or a step stands in a wrong place.
     """
-    rectangle, image, batch, mixes_targets = None, None, [], False
+    rectangle, image, batch, mixes_targets, rounds = None, None, [], False, False
     for number, part in enumerate(text.split(",")):
         name, *values = part.strip().split(":")
         if name not in AUGMENTATIONS:
@@ -165,9 +172,10 @@ def parse_augmentation(text: str) -> Augmentation:
                 raise UserError(f"{name} brings images to the network's size, so it must come first, got {text!r}.")
             rectangle, image = step.rectangle, functools.partial(step.image, **options)
         if step.batch is not None:
+            rounds |= step.in_8_bits and not batch
             batch.append(functools.partial(step.batch, **options))
         mixes_targets |= step.mixes_targets
-    return Augmentation(rectangle, image, tuple(batch), mixes_targets)
+    return Augmentation(rectangle, image, tuple(batch), mixes_targets, rounds)
 
 
 def _parse_options(name: str, values: list[str]) -> dict[str, float]:
@@ -248,22 +256,28 @@ AUGMENTATIONS: dict[str, Step] = {
         "RandAugment: operations of 14 at one magnitude of 0 to 30",
         batch=_of_images(rand_augment),
         options={"operations": _OPERATIONS, "magnitude": Option(9, 0, 30, is_whole=True)},
+        in_8_bits=True,
     ),
     "randaugment_increasing": Step(
         "timm's RandAugment: operations of 15, each in half of the images, at magnitudes around one of 0 to 10",
         batch=_of_images(increasing_rand_augment),
         options={"operations": _OPERATIONS, "magnitude": Option(9, 0, 10), "deviation": Option(0.5, 0, 10)},
+        in_8_bits=True,
     ),
     "trivialaugment": Step(
-        "TrivialAugment (wide): one operation of 14 at a random magnitude", batch=_of_images(trivial_augment)
+        "TrivialAugment (wide): one operation of 14 at a random magnitude",
+        batch=_of_images(trivial_augment),
+        in_8_bits=True,
     ),
     "autoaugment_cifar": Step(
         "AutoAugment: one of 25 pairs of operations, learnt on CIFAR-10",
         batch=_of_images(functools.partial(auto_augment, policies=CIFAR_POLICIES)),
+        in_8_bits=True,
     ),
     "autoaugment_imagenet": Step(
         "AutoAugment: one of 25 pairs of operations, learnt on ImageNet",
         batch=_of_images(functools.partial(auto_augment, policies=IMAGENET_POLICIES)),
+        in_8_bits=True,
     ),
     "augmix": Step(
         "AugMix: a blend of the image with chains of operations on it",
@@ -273,11 +287,13 @@ AUGMENTATIONS: dict[str, Step] = {
             "width": Option(3, 1, 10, is_whole=True),
             "alpha": Option(1, 0.01, 100),
         },
+        in_8_bits=True,
     ),
     "color_jitter": Step(
         "random brightness, contrast and saturation, in random order",
         batch=_of_images(color_jitter),
         options={name: Option(0.4, 0, 10) for name in ("brightness", "contrast", "saturation")},
+        in_8_bits=True,
     ),
     "pca_noise": Step(
         "random shift of the colour along ImageNet's principal components",

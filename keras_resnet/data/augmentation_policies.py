@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from keras_resnet.data.image_operations import apply_operations
+from keras_resnet.data.image_operations import apply_operations, in_8_bits
 from keras_resnet.data.order import ALGORITHM
 
 
@@ -175,7 +175,7 @@ def rand_augment(images: tf.Tensor, seed: tf.Tensor, *, operations: float, magni
     Returns:
         uint8 tensor of the same shape.
     """
-    images = _in_8_bits(images)
+    images = in_8_bits(images)
     level = tf.fill([tf.shape(images)[0]], magnitude / (_BINS - 1))
     for number in range(int(operations)):
         images = _random_change(images, RAND_AUGMENT, level, tf.random.fold_in(seed, number, alg=ALGORITHM))
@@ -184,7 +184,7 @@ def rand_augment(images: tf.Tensor, seed: tf.Tensor, *, operations: float, magni
 
 def trivial_augment(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
     """Gives each image one operation of 14, at one of 31 magnitudes; returns uint8, see `rand_augment`."""
-    images = _in_8_bits(images)
+    images = in_8_bits(images)
     seeds = tf.random.split(seed, 2, alg=ALGORITHM)
     bins = _choices(tf.shape(images)[0], seeds[0], _BINS)
     return _random_change(images, TRIVIAL_AUGMENT, tf.cast(bins, tf.float32) / (_BINS - 1), seeds[1])
@@ -195,7 +195,7 @@ def auto_augment(images: tf.Tensor, seed: tf.Tensor, *, policies: Sequence[SubPo
 
     Each operation of the pair happens with its probability.
     """
-    images = _in_8_bits(images)
+    images = in_8_bits(images)
     count = tf.shape(images)[0]
     places = {change.operation: place for place, change in enumerate(AUTO_AUGMENT)}
     names, probabilities, levels = (np.array(part) for part in np.array(policies, object).transpose(2, 0, 1))
@@ -226,7 +226,7 @@ def increasing_rand_augment(
     Returns:
         uint8 tensor of the same shape; what comes from outside an image is mid-grey.
     """
-    images = _in_8_bits(images)
+    images = in_8_bits(images)
     count = tf.shape(images)[0]
     changes = (*INCREASING, Change("identity"))
     for number in range(int(operations)):
@@ -253,7 +253,7 @@ def aug_mix(images: tf.Tensor, seed: tf.Tensor, *, severity: float, width: float
     Returns:
         float32 tensor of the same shape.
     """
-    images = _in_8_bits(images)
+    images = in_8_bits(images)
     count, width = tf.shape(images)[0], int(width)
     seeds = tf.random.split(seed, 3 + _AUG_MIX_DEPTH, alg=ALGORITHM)
     chains, changes = tf.tile(images, [width, 1, 1, 1]), (*AUG_MIX, Change("identity"))
@@ -288,7 +288,7 @@ def color_jitter(
     Returns:
         uint8 tensor of the same shape.
     """
-    images = _in_8_bits(images)
+    images = in_8_bits(images)
     draws = tf.random.stateless_uniform([2, tf.shape(images)[0], 3], seed, alg=ALGORITHM)
     spread = tf.constant([brightness, contrast, saturation], tf.float32)
     lowest = tf.maximum(1.0 - spread, 0.0)
@@ -375,7 +375,3 @@ def _dirichlet(seed: tf.Tensor, count: tf.Tensor, size: int, alpha: float) -> tf
     # In double precision, because draws of a small alpha are often below the smallest float32, and 0/0 is NaN.
     draws = tf.random.stateless_gamma([count, size], seed, tf.constant(alpha, tf.float64), dtype=tf.float64)
     return tf.cast(draws / tf.reduce_sum(draws, axis=1, keepdims=True), tf.float32)
-
-
-def _in_8_bits(images: tf.Tensor) -> tf.Tensor:
-    return images if images.dtype == tf.uint8 else tf.saturate_cast(tf.round(tf.cast(images, tf.float32)), tf.uint8)

@@ -113,7 +113,8 @@ def resize_and_flip(
         float32 tensor [preprocessing.height, preprocessing.width, preprocessing.channels], 0..255.
     """
     # Mirror first, while each value still has 8 bits.
-    crop = tf.cond(_rectangle_draws(seed)[-1] < 0.5, lambda: tf.reverse(crop, [1]), lambda: crop)
+    is_mirrored = tf.cast(_rectangle_draws(seed)[-1] < 0.5, tf.int32)
+    crop = tf.reverse(crop, tf.range(1, 1 + is_mirrored))  # along no axis otherwise
     # A crop was already made: its whole area counts, whatever evaluation does.
     return resize_image(crop, dataclasses.replace(preprocessing, resize="squash"), antialias=bool(antialias))
 

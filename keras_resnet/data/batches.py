@@ -96,10 +96,13 @@ def training_batches(
     # What a step draws for an image depends on the whole batch; it is cut behind such steps, else before reading.
     read_rows, kept_rows = (slice(0, batch_size), rows) if augment.batch else (rows, slice(None))
     plan = _Plan(numbers, seed, steps, batch_size, repeats, positions, read_rows)
+    is_normalized = False
     if reader.batch is not None and augment.image is None:
         batches = _gathered_batches(reader, preprocessing, plan)
     else:
-        batches = _batches_of_images(reader, augment, preprocessing, plan)
+        # One by one while they are in the processor's cache, where no step needs the pixels of the batch.
+        is_normalized = not augment.batch
+        batches = _batches_of_images(reader, augment, preprocessing, plan, is_normalized=is_normalized)
     share = rows.stop - rows.start
     seeds = plan.epochs.flat_map(
         lambda epoch: tf.data.Dataset.from_tensor_slices(draw_seeds(seed, epoch, BATCHES, steps))
@@ -108,7 +111,9 @@ def training_batches(
     def finish(batch: tuple[tf.Tensor, tf.Tensor], batch_seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         images, targets = (part[kept_rows] for part in augment.change_batch(*batch, batch_seed, num_classes))
         shape = [share, preprocessing.height, preprocessing.width, preprocessing.channels]
-        images = tf.ensure_shape(normalize(images, preprocessing), shape)
+        if not is_normalized:
+            images = normalize(images, preprocessing)
+        images = tf.ensure_shape(images, shape)
         return images, tf.ensure_shape(targets, [share, *targets.shape[1:]])
 
     return _prefetched(parallel_map(tf.data.Dataset.zip(batches, seeds), finish))
@@ -162,9 +167,9 @@ def _gathered_batches(reader: Reader, preprocessing: Preprocessing, plan: _Plan)
 
 
 def _batches_of_images(
-    reader: Reader, augment: Augmentation, preprocessing: Preprocessing, plan: _Plan
+    reader: Reader, augment: Augmentation, preprocessing: Preprocessing, plan: _Plan, *, is_normalized: bool
 ) -> tf.data.Dataset:
-    """Batches of images that are read, resized and perhaps augmented one by one."""
+    """Batches of images that are read, resized, and perhaps augmented and normalized one by one."""
 
     def examples(epoch: tf.Tensor) -> tf.data.Dataset:
         seeds = tf.data.Dataset.from_tensor_slices(draw_seeds(plan.seed, epoch, IMAGES, plan.count))
@@ -188,9 +193,11 @@ def _batches_of_images(
     def one_image(example: Any, image_seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         if augment.rectangle is None or reader.part is None:
             image, label = reader.example(example)
-            return augment.change_image(image, image_seed, preprocessing), label
-        part, label = reader.part(example, lambda height, width: augment.rectangle(height, width, image_seed))
-        return augment.change_part(part, image_seed, preprocessing), label
+            image = augment.change_image(image, image_seed, preprocessing)
+        else:
+            part, label = reader.part(example, lambda height, width: augment.rectangle(height, width, image_seed))
+            image = augment.change_part(part, image_seed, preprocessing)
+        return normalize(image, preprocessing) if is_normalized else image, label
 
     return parallel_map(plan.epochs.flat_map(examples), one_image).batch(plan.share, drop_remainder=True)
 

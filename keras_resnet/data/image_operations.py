@@ -20,6 +20,18 @@ from keras_resnet.data.preprocessing import LUMA
 _FIXED_POINT_BITS = 16  # of Pillow's coordinates behind the point
 
 
+def in_8_bits(images: tf.Tensor) -> tf.Tensor:
+    """Rounds pixels to whole numbers.
+
+    Args:
+        images: Any shape and numeric dtype, 0..255.
+
+    Returns:
+        uint8 tensor of the same shape; what is 8-bit already stays as it is.
+    """
+    return images if images.dtype == tf.uint8 else tf.saturate_cast(tf.round(tf.cast(images, tf.float32)), tf.uint8)
+
+
 def identity(images: tf.Tensor, magnitude: tf.Tensor) -> tf.Tensor:
     """Returns the images as they are."""
     return images

@@ -1,5 +1,7 @@
 """Augmentations: what they may change, what they must not, and that a seed decides everything."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -247,6 +249,22 @@ def test_a_random_rectangle_has_the_area_and_proportions_it_should():
     assert 0.7 < min(aspects) < 0.85
     assert 1.2 < max(aspects) < 1.43
     assert 0.38 < np.mean(flipped) < 0.62  # 300 draws: a standard deviation of 0.03
+
+
+@pytest.mark.parametrize("policy", [name for name, step in AUGMENTATIONS.items() if step.in_8_bits])
+def test_images_that_are_rounded_one_by_one_are_those_that_the_batch_would_round(policy):
+    photo = tf.constant(np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8))
+    seed, labels = tf.constant([3, 4]), tf.constant([0])
+    early = parse_augmentation(f"inception_crop_flip,{policy}")
+    late = dataclasses.replace(early, in_8_bits=False)
+    one_by_one, in_the_batch = (augment.change_image(photo, seed, SETTINGS) for augment in (early, late))
+    assert (one_by_one.dtype, in_the_batch.dtype) == (tf.uint8, tf.float32)
+    expected, got = (
+        early.change_batch(image[tf.newaxis], labels, seed)[0].numpy() for image in (in_the_batch, one_by_one)
+    )
+    np.testing.assert_array_equal(got, expected)
+    # A step before the policy sees the pixels as they are.
+    assert not parse_augmentation(f"inception_crop_flip,erase,{policy}").in_8_bits
 
 
 @pytest.mark.parametrize("interpolation", ["nearest", "bilinear", "bicubic", "lanczos3"])

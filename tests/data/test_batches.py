@@ -184,6 +184,14 @@ def test_an_epoch_shows_every_example_once(arrays):
 
 
 @pytest.mark.parametrize("kind", ["arrays", "even_files", "uneven_files"])
+def test_without_augmentation_training_sees_the_images_of_evaluation(request, kind):
+    split = request.getfixturevalue(kind)
+    trained, _ = collect(training_batches(split, SETTINGS, batch_size=len(split), seed=0, epochs=1))
+    evaluated, _ = collect(evaluation_batches(split, SETTINGS, batch_size=len(split)))
+    assert sorted(image.tobytes() for image in trained[0]) == sorted(image.tobytes() for image in evaluated[0])
+
+
+@pytest.mark.parametrize("kind", ["arrays", "even_files", "uneven_files"])
 @pytest.mark.parametrize("augmentation", ["crop_flip", "inception_crop_flip"])
 def test_training_batches_are_whole(request, kind, augmentation):
     split = request.getfixturevalue(kind)
