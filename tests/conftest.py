@@ -22,14 +22,22 @@ if importlib.util.find_spec("triton"):
 keras = importlib.import_module("keras")
 
 
+# Where modules take minutes.
+LONG = {"training", "weights", "test_documentation.py"}
+
+
+def pytest_collection_modifyitems(items):
+    """Long modules come first: of two processes, one would wait for the other that has them last."""
+    items.sort(key=lambda item: LONG.isdisjoint(item.path.parts))
+
+
 @pytest.fixture(scope="module", autouse=True)
 def seeded():
     """Fresh networks draw the same weights in every run, whatever ran in this process before."""
     keras.utils.set_random_seed(0)
 
 
-@pytest.fixture
-def untimed(monkeypatch):
+def _untimed():
     """For exports whose times are not looked at: every artifact is started once, and the source never."""
     from keras_resnet.export import ledger
 
@@ -40,16 +48,43 @@ def untimed(monkeypatch):
             return {"latencies": np.ones(1), "peak_bytes": np.int64(0)}
         return run_artifact(name, *arguments, **options)
 
-    monkeypatch.setattr(os, "cpu_count", lambda: 1)
-    monkeypatch.setattr(ledger, "run_artifact", run)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "cpu_count", lambda: 1)
+        patch.setattr(ledger, "run_artifact", run)
+        yield
 
 
-@pytest.fixture
-def zero_kernels(monkeypatch):
+untimed = pytest.fixture(_untimed, name="untimed")
+untimed_module = pytest.fixture(_untimed, scope="module", name="untimed_module")
+
+
+def _zero_kernels():
     """Fresh kernels are zeros, where only their number counts or others follow: drawing them takes longest."""
-    monkeypatch.setattr(
-        keras.initializers.VarianceScaling, "__call__", lambda self, shape, dtype=None: keras.ops.zeros(shape, dtype)
-    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            keras.initializers.VarianceScaling,
+            "__call__",
+            lambda self, shape, dtype=None: keras.ops.zeros(shape, dtype),
+        )
+        yield
+
+
+zero_kernels = pytest.fixture(_zero_kernels, name="zero_kernels")
+zero_kernels_module = pytest.fixture(_zero_kernels, scope="module", name="zero_kernels_module")
+
+
+def _bare_runs():
+    """Trainings end without page and export, where nobody looks at them: they take longer than a few steps."""
+    from keras_resnet.training import trainer
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainer, "_export", lambda *arguments: None)
+        patch.setattr(trainer, "report_if_possible", lambda *arguments, **options: None)
+        yield
+
+
+bare_runs = pytest.fixture(_bare_runs, name="bare_runs")
+bare_runs_module = pytest.fixture(_bare_runs, scope="module", name="bare_runs_module")
 
 
 @pytest.fixture(scope="session")

@@ -38,7 +38,7 @@ def network(preprocessing):
 
 
 @pytest.fixture(scope="module")
-def exported(network, preprocessing, images, tmp_path_factory):
+def exported(network, preprocessing, images, tmp_path_factory, untimed_module):
     folder = tmp_path_factory.mktemp("exported") / "colours"
     settings = ExportSettings(heatmap="top")
     export(artifact_of(network, preprocessing), folder, formats=FORMATS, parity=(images, None), settings=settings)

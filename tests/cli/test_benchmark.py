@@ -128,7 +128,17 @@ def test_every_export_is_measured_beside_its_plain_one(tmp_path, capsys):
             assert row["speedup"] == 1
 
 
+@pytest.fixture
+def few_drawn(monkeypatch):
+    """Of what the input's benchmark draws, a few images suffice."""
+    from keras_resnet.benchmarks import inputs
+
+    draw = inputs._draw_folder
+    monkeypatch.setattr(inputs, "_draw_folder", lambda folder, count, size: draw(folder, 30, size))
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("few_drawn")
 def test_the_input_is_measured_beside_the_step(capsys):
     argv = ["--small-model", "resnet8", "--photo-model", "resnet8", "--seconds", "0.01", "--json"]
     assert benchmark.main(["input", *argv]) == 0
@@ -167,6 +177,7 @@ def test_contestants_train_within_the_same_time_and_a_sitting_is_resumed(tmp_pat
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("bare_runs")
 def test_pieces_are_trained_once_each(tmp_path, capsys, tiny_data):
     results = tmp_path / "pieces.csv"
     argv = [
@@ -217,6 +228,7 @@ def test_an_interrupted_sitting_says_that_it_continues(monkeypatch, capsys, tmp_
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("few_drawn")
 def test_augmentations_are_measured_beside_the_bare_work(capsys):
     augmentations = ["flip", "inception_crop_flip"]
     assert benchmark.main(["input", "--seconds", "0.01", "--json", "--augmentation", *augmentations]) == 0

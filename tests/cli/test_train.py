@@ -172,10 +172,11 @@ def test_a_signal_leaves_a_run_that_goes_on(number, code, tmp_path, tiny_data):
     assert not list(tmp_path.rglob("*.tmp-*"))
 
 
+@pytest.mark.usefixtures("bare_runs")
 def test_a_recipe_is_named_and_its_flags_override_it(tiny_data, tmp_path, capsys):
     folders = ["--runs", str(tmp_path / "runs"), "--saved-models", str(tmp_path / "s"), "--name", "r"]
     small = ["--dataset", tiny_data, "--model", "resnet8", "--epochs", "1", "--batch-size", "32"]
-    assert train.main(["--recipe", "he2015", *small, *folders]) == 0
+    assert train.main(["--recipe", "he2015", *small, *SMALL_IMAGES, *folders]) == 0
     settings = json.loads((tmp_path / "runs" / "r" / "recipe.json").read_text())["settings"]
     assert (settings["schedule"], settings["weight_decay"], settings["epochs"]) == ("step", 1e-4, 1)
     assert train.main(["--recipe", "he2051", *folders]) == 2
@@ -216,8 +217,10 @@ def test_a_dry_run_shows_the_training_and_writes_nothing(tiny_data, tmp_path, mo
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.usefixtures("bare_runs")
 def test_several_seeds_give_mean_deviation_and_a_row_each(tiny_data, tmp_path, capsys):
     argv = ["--dataset", tiny_data, "--epochs", "1", "--batch-size", "32", "--name", "s", "--seeds", "2"]
+    argv += SMALL_IMAGES
     argv += ["--runs", str(tmp_path / "runs"), "--saved-models", str(tmp_path / "s")]
     argv += ["--results", str(tmp_path / "r.csv")]
     assert train.main(argv) == 0

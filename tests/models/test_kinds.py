@@ -69,9 +69,20 @@ def config(request):
     return SMALL.replace(**KINDS[request.param])
 
 
+@pytest.fixture(scope="module")
+def built():
+    """Networks that tests have used already, and the weights that each began with."""
+    return {}
+
+
 @pytest.fixture
-def model(config):
-    return lively(build_model(config))
+def model(config, built):
+    if config not in built:
+        network = lively(build_model(config))
+        built[config] = network, network.get_weights()
+    network, weights = built[config]
+    network.set_weights(weights)
+    return network
 
 
 @pytest.fixture

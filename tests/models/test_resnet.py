@@ -319,7 +319,7 @@ def test_a_model_can_start_from_a_tensor():
 
 @pytest.mark.slow
 def test_very_deep_networks_save_and_load_inside_deep_graphs(tmp_path):
-    config = get_config("resnet1202").replace(depths=(80, 80, 80), widths=(2, 4, 8), stem_width=2)
+    config = get_config("resnet1202").replace(depths=(55, 55, 55), widths=(2, 4, 8), stem_width=2)
     model = build_model(config, input_shape=(8, 8, 3))
     model.save(tmp_path / "deep.keras")
     with deep_graphs():

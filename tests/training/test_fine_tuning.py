@@ -14,6 +14,8 @@ from keras_resnet.training.fine_tuning import Freezing, layer_groups, rate_facto
 from keras_resnet.training.recipes import Recipe
 from keras_resnet.training.trainer import train
 
+pytestmark = pytest.mark.usefixtures("bare_runs")
+
 
 @pytest.fixture(scope="module")
 def model():
@@ -60,6 +62,7 @@ def test_stages_join_from_the_top(model):
 def trained(tiny_data, tmp_path_factory):
     root = tmp_path_factory.mktemp("backbone")
     folders = {"runs": root / "runs", "saved_models": root / "saved_models", "report": lambda line: None}
+    folders["report_page"] = False
     return train(Recipe(dataset=tiny_data, epochs=1, batch_size=32), name="backbone", **folders), folders
 
 
@@ -172,7 +175,7 @@ def test_patience_stops_and_a_resumed_run_agrees(trained, tiny_data, monkeypatch
 
 def test_training_at_another_size_than_the_stored_one(trained, tiny_data):
     _, folders = trained
-    recipe = Recipe(dataset=tiny_data, epochs=2, batch_size=32, image_size=16, train_image_size=8)
+    recipe = Recipe(dataset=tiny_data, epochs=1, batch_size=32, image_size=16, train_image_size=8)
     run = train(recipe, name="sizes", **folders)
     model, preprocessing = load_model(run.path / "model.keras")
     assert model.input_shape == (None, 16, 16, 1)

@@ -173,6 +173,7 @@ def test_a_run_continues_on_the_backend_that_it_began_with(session, tiny_data):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("bare_runs")
 def test_the_same_recipe_learns_alike_on_both_backends(environment, tmp_path):
     # Averaged weights get statistics of their own, so that a short training is worth a test.
     recipe = Recipe(dataset="digits", epochs=3, batch_size=64, augmentation="crop", ema_decay=0.8, seed=1)

@@ -19,14 +19,19 @@ from keras_resnet.training.recipes import Recipe
 from keras_resnet.training.trainer import train
 
 EPOCHS, STEPS = 4, 3
+# `finished`, which belongs to the module, is made before it.
+pytestmark = pytest.mark.usefixtures("bare_runs")
 
 
 @pytest.fixture(scope="module")
-def recipe(tiny_data):
+def recipe(tiny_data, tmp_path_factory):
+    network = tmp_path_factory.mktemp("network") / "small.json"
+    network.write_text(json.dumps({"base": "resnet8", "depths": [1, 1], "widths": [16, 32], "strides": [1, 2]}))
     # Everything that has a state: dropout's and stochastic depth's generators, both moments of the optimizer, gradients
     # that wait for the next epoch (three steps each, two to an update), averages, a schedule.
     return Recipe(
         dataset=tiny_data,
+        model=str(network),
         epochs=EPOCHS,
         batch_size=32,
         warmup_epochs=1,
@@ -190,15 +195,22 @@ def test_what_is_no_run_is_not_written_into(recipe, tmp_path):
         train(recipe, name="other", runs=tmp_path, saved_models=tmp_path / "s", resume=True)
 
 
-@pytest.fixture
-def interrupted(recipe, tmp_path, monkeypatch):
-    places = {"runs": tmp_path / "runs", "saved_models": tmp_path / "s", "name": "r", "report": lambda line: None}
-    places["report_page"] = False
-    with monkeypatch.context() as patch:
+@pytest.fixture(scope="module")
+def half_way(recipe, tmp_path_factory):
+    """The folder of a run that was interrupted behind its second epoch."""
+    root = tmp_path_factory.mktemp("half_way")
+    with pytest.MonkeyPatch.context() as patch:
         interrupt_at(patch, 2 * STEPS)
         with pytest.raises(KeyboardInterrupt):
-            train(recipe, **places)
-    return places
+            train(recipe, name="r", runs=root / "runs", saved_models=root / "s", report=lambda line: None)
+    return root / "runs"
+
+
+@pytest.fixture
+def interrupted(half_way, tmp_path):
+    """Where a copy of that run is."""
+    runs = shutil.copytree(half_way, tmp_path / "runs")
+    return {"runs": runs, "saved_models": tmp_path / "s", "name": "r", "report": lambda line: None}
 
 
 def test_resuming_with_other_settings_or_data_names_them(recipe, interrupted, tmp_path):
@@ -362,9 +374,12 @@ def test_devices_are_chosen_before_data_is_read(recipe, tmp_path, monkeypatch):
     assert order == ["create_strategy", "load_source"]
 
 
-def test_a_run_from_before_a_setting_was_there_resumes(recipe, interrupted):
-    stored = json.loads((interrupted["runs"] / "r" / "recipe.json").read_text())
+def test_a_run_from_before_a_setting_was_there_resumes(recipe, finished, folders, tmp_path):
+    runs = shutil.copytree(folders["runs"], tmp_path / "runs")
+    (runs / "r" / "test_metrics.json").unlink()  # nothing but the test is left to be done
+    stored = json.loads((runs / "r" / "recipe.json").read_text())
     for name in ("final_learning_rate", "milestones"):
         assert stored["settings"].pop(name) == getattr(Recipe(), name)
-    (interrupted["runs"] / "r" / "recipe.json").write_text(json.dumps(stored))
-    assert train(recipe, **interrupted).best_epoch
+    (runs / "r" / "recipe.json").write_text(json.dumps(stored))
+    resumed = train(recipe, **{**folders, "runs": runs, "saved_models": tmp_path / "s"}, resume=True)
+    assert resumed.test == finished.test

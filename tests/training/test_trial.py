@@ -24,7 +24,7 @@ def recipe(tiny_data):
 @pytest.fixture(scope="module")
 def finished(recipe, tmp_path_factory):
     root = tmp_path_factory.mktemp("finished")
-    train(recipe, name="r", runs=root / "runs", saved_models=root / "saved", report=silent)
+    train(recipe, name="r", runs=root / "runs", saved_models=root / "saved", report=silent, report_page=False)
     return root
 
 

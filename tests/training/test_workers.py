@@ -263,6 +263,15 @@ def test_one_that_failed_is_named_before_those_that_miss_it():
     assert _first_failure(processes) == (1, 1)
 
 
+@pytest.fixture
+def hears_interrupts():
+    """Python's own handler of Ctrl-C: a process that a script starts in the background ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("hears_interrupts")
 def test_an_interrupt_that_was_swallowed_comes_again():
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     with ReraiseInterrupts() as interrupts:
@@ -277,6 +286,7 @@ def test_an_interrupt_that_was_swallowed_comes_again():
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
 
 
+@pytest.mark.usefixtures("hears_interrupts")
 def test_an_interrupt_in_the_last_step_comes_at_the_end():
     def train():
         with ReraiseInterrupts(), contextlib.suppress(KeyboardInterrupt):

@@ -95,7 +95,14 @@ def write_files(folder: Path) -> dict[str, np.ndarray]:
 
 
 def run(folder: Path, backend: str) -> dict[str, np.ndarray]:
-    environment = {**os.environ, "KERAS_BACKEND": backend, "JAX_PLATFORMS": "cpu", "TF_CPP_MIN_LOG_LEVEL": "2"}
+    environment = {
+        **os.environ,
+        "KERAS_BACKEND": backend,
+        "JAX_PLATFORMS": "cpu",
+        "TF_CPP_MIN_LOG_LEVEL": "2",
+        # What JAX compiles here runs once.
+        "XLA_FLAGS": "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",
+    }
     done = subprocess.run(
         [sys.executable, "-c", CODE, str(folder), backend], env=environment, capture_output=True, text=True
     )

@@ -46,7 +46,7 @@ def test_logits_equal_torchvision_and_timm(key, images, named_state):
     _, report = load_reported(model, state)
     assert report.variables == len(variables_by_name(model))
     assert all(name.endswith("num_batches_tracked") for name in report.ignored)
-    logits = model.predict(images, verbose=0)
+    logits = np.asarray(model(images, training=False))
     assert np.abs(logits - expected).max() < RELATIVE * np.abs(expected).max()
     # The two images' logits differ by far more than the tolerance, so the comparison sees the images.
     assert np.abs(expected[0] - expected[1]).max() > 50 * RELATIVE * np.abs(expected).max()

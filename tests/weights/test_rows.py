@@ -26,10 +26,10 @@ RELATIVE = 1e-5
 
 def names_and_shapes(model) -> list[str]:
     """What `to_state_dict` would give, of variables that hold nothing."""
-    naming = pytorch.usual_naming(model)
+    naming, variables = pytorch.usual_naming(model), variables_by_name(model)
     lines = []
     for name, torch_name in pytorch.torch_names(model, naming).items():
-        shape = tuple(variables_by_name(model)[name].shape)
+        shape = tuple(variables[name].shape)
         if len(shape) > 1:
             shape = (shape[-1], shape[-2], *shape[:-2])
         if name == "logits/kernel" and pytorch.NAMINGS[naming].head_is_conv:
@@ -74,6 +74,7 @@ def zeros_of(name: str, **options) -> dict[str, np.ndarray]:
     return {key: np.broadcast_to(np.zeros((), np.float32), ast.literal_eval(shape)) for key, shape in pairs}
 
 
+@pytest.mark.usefixtures("remembered_rows", "zero_kernels")
 def test_weights_of_a_network_that_shares_its_name_elsewhere_say_which_row_is_theirs():
     with pytest.raises(UserError, match=r"These are the weights of 'resnetv2_50_timm': use that name\.$") as raised:
         load_weights("resnetv2_50", zeros_of("resnetv2_50_timm"))
@@ -94,11 +95,13 @@ def test_weights_of_a_network_that_shares_its_name_elsewhere_say_which_row_is_th
         ("resnet18", "resnet50", "weights fit 'resnet50', 'resnetblur50' and 'resnetaa50'"),
     ],
 )
+@pytest.mark.usefixtures("remembered_rows", "zero_kernels")
 def test_weights_of_another_row_name_it(wanted, given, named):
     with pytest.raises(UserError, match=named):
         load_weights(wanted, zeros_of(given))
 
 
+@pytest.mark.usefixtures("remembered_rows", "zero_kernels")
 def test_another_number_of_classes_is_the_same_network_and_a_missing_tensor_none():
     with pytest.raises(WeightsError, match="weights of 'resnet34'"):
         load_weights("resnet18", zeros_of("resnet34", num_classes=7))
