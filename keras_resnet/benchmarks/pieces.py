@@ -93,9 +93,8 @@ def benchmark_pieces(
                 progress.step()
 
         with tempfile.TemporaryDirectory() as folder:
-            result = train(
-                recipe, name="run", runs=f"{folder}/runs", saved_models=f"{folder}/served", report=count_epochs
-            )
+            places = {"runs": f"{folder}/runs", "saved_models": f"{folder}/served"}
+            result = train(recipe, name="run", **places, report=count_epochs, report_page=False)
         progress.end()
         keras.backend.clear_session()  # or each network's graphs stay in memory
         rows.append(
