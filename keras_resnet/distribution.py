@@ -19,6 +19,7 @@ from keras_resnet.errors import UserError, unknown_name
 from keras_resnet.workers import Workers, join, join_on_tensorflow, place_in_environment
 
 DEVICES = ("auto", "cpu", "one_gpu", "all_gpus")
+_BFLOAT16_FLAGS = frozenset({"avx512_bf16", "amx_bf16"})
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16", "auto")
 XLA = ("auto", "on", "off")
 
@@ -248,11 +249,21 @@ def keras_precision(precision: str) -> str:
     """
     if precision not in PRECISIONS:
         raise unknown_name("precision", precision, PRECISIONS)
-    if precision != "auto":
-        return precision
+    return automatic_precision()[0] if precision == "auto" else precision
+
+
+def automatic_precision() -> tuple[str, str]:
+    """Returns what the precision "auto" is on this machine, as a policy of Keras, and why, for a person to read."""
     generations = _gpu_generations()
-    has_bfloat16 = min(generations) >= (8, 0) if generations else processor_has_bfloat16()
-    return "mixed_bfloat16" if has_bfloat16 else "float32"
+    if generations:
+        lowest = min(generations)
+        has_bfloat16, who = lowest >= (8, 0), f"GPU of compute capability {'.'.join(map(str, lowest))}"
+    else:
+        flags = sorted(_BFLOAT16_FLAGS & _processor_flags())
+        has_bfloat16, who = bool(flags), f"processor ({', '.join(flags)})" if flags else "processor"
+    if has_bfloat16:
+        return "mixed_bfloat16", f"the {who} computes with bfloat16"
+    return "float32", f"the {who} has no instructions for bfloat16"
 
 
 def _gpu_generations() -> list[tuple[int, ...]]:
@@ -273,7 +284,7 @@ def processor_has_avx2() -> bool:
 
 def processor_has_bfloat16() -> bool:
     """Whether the processor has instructions for bfloat16; without, such a call takes several times as long."""
-    return bool({"avx512_bf16", "amx_bf16"} & _processor_flags())
+    return bool(_BFLOAT16_FLAGS & _processor_flags())
 
 
 @functools.cache

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from keras_resnet import distribution
-from keras_resnet.distribution import PRECISIONS, create_strategy, is_chief, keras_precision
+from keras_resnet.distribution import PRECISIONS, automatic_precision, create_strategy, is_chief, keras_precision
 from keras_resnet.errors import UserError
 from keras_resnet.workers import ADDRESS, RANK, WORKERS, Place, Workers, place_in_environment
 
@@ -110,11 +110,19 @@ def test_onednn_is_used_where_the_processor_gains_by_it(monkeypatch, machine, fl
     assert environment.get("TF_ENABLE_ONEDNN_OPTS") == expected
 
 
-@pytest.mark.parametrize(("has_it", "expected"), [(True, "mixed_bfloat16"), (False, "float32")])
-def test_precision_follows_the_processor_where_it_may(monkeypatch, has_it, expected):
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ({"avx2", "avx512_bf16", "amx_bf16"}, ("mixed_bfloat16", "processor (amx_bf16, avx512_bf16) computes with")),
+        ({"avx2"}, ("float32", "processor has no instructions for")),
+    ],
+)
+def test_precision_follows_the_processor_where_it_may(monkeypatch, flags, expected):
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [])
-    monkeypatch.setattr(distribution, "processor_has_bfloat16", lambda: has_it)
-    assert keras_precision("auto") == expected
+    monkeypatch.setattr(distribution, "_processor_flags", lambda: flags)
+    policy, reason = expected
+    assert automatic_precision() == (policy, f"the {reason} bfloat16")
+    assert keras_precision("auto") == policy
     assert all(keras_precision(name) == name for name in PRECISIONS if name != "auto")
 
 
@@ -124,6 +132,8 @@ def test_precision_follows_the_graphics_card_where_it_may(monkeypatch, generatio
     found = {"a": {"compute_capability": (9, 0)}, "b": {"compute_capability": generation}}
     monkeypatch.setattr(tf.config.experimental, "get_device_details", found.get)
     assert keras_precision("auto") == expected
+    lowest = ".".join(map(str, generation))  # of both GPUs, which share each batch
+    assert f"GPU of compute capability {lowest} " in automatic_precision()[1]
 
 
 def test_an_unknown_precision_is_refused():

@@ -14,7 +14,7 @@ from keras_resnet.data.feeding import check_augmentation, training_batches
 from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.data.sources import load_source
 from keras_resnet.data.splits import steps_per_epoch, worker_rows
-from keras_resnet.distribution import gpu_names, jit_compile
+from keras_resnet.distribution import automatic_precision, gpu_names, jit_compile
 from keras_resnet.errors import UserError
 from keras_resnet.models.config import ResNetConfig
 from keras_resnet.models.registry import get_config
@@ -123,6 +123,9 @@ def prepare(
     augmentation = data.augmentation if recipe.augmentation == "default" else recipe.augmentation
     check_augmentation(augmentation)
     check_devices(recipe, strategy.num_replicas_in_sync)
+    if recipe.precision == "auto":
+        policy, reason = automatic_precision()
+        report(f"precision auto: {policy}, because {reason}")
     class_weights = None
     if recipe.class_balance == "weights":
         class_weights = balanced_weights(data.train.labels, len(data.labels))
