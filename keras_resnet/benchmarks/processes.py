@@ -2,6 +2,7 @@
 
 import contextlib
 import multiprocessing
+import os
 import pkgutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,12 +16,15 @@ _END_SECONDS = 10
 
 
 @contextlib.contextmanager
-def contestants_of(makers: Mapping[str, tuple[str, Sequence[Any]]]) -> Iterator[dict[str, Contestant]]:
+def contestants_of(
+    makers: Mapping[str, tuple[str, Sequence[Any]]], environments: Mapping[str, Mapping[str, str]] | None = None
+) -> Iterator[dict[str, Contestant]]:
     """Starts a process for each contestant, which waits between its turns.
 
     Args:
         makers: Name → ("package.module:function", arguments). The function returns a `Contestant` that returns
             `Seconds`.
+        environments: Name → variables of the environment that its process has beside those of this one.
 
     Yields:
         Name → contestant, which runs in its process.
@@ -34,7 +38,8 @@ def contestants_of(makers: Mapping[str, tuple[str, Sequence[Any]]]) -> Iterator[
         for name, (maker, arguments) in makers.items():
             here, there = spawn.Pipe()
             process = spawn.Process(target=_wait_for_turns, args=(there, maker, tuple(arguments)), daemon=True)
-            process.start()
+            with _environment((environments or {}).get(name, {})):
+                process.start()
             there.close()
             running[name] = process, here
             _answer(name, here)
@@ -46,6 +51,20 @@ def contestants_of(makers: Mapping[str, tuple[str, Sequence[Any]]]) -> Iterator[
             process.join(_END_SECONDS)
             if process.is_alive():
                 process.kill()
+
+
+@contextlib.contextmanager
+def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """Sets variables for a process that starts inside."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name)
+            if value is not None:
+                os.environ[name] = value
 
 
 class _Turn:

@@ -1,5 +1,5 @@
-"""`benchmark.py train`: our training beside the same network in plain Keras, on the backend that Keras runs on, and in
-PyTorch.
+"""`benchmark.py train`: our training beside the same network in plain Keras, on the backend that Keras runs on, beside
+itself on JAX, and in PyTorch.
 """
 
 import dataclasses
@@ -14,6 +14,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_resnet.backends import JAX, TENSORFLOW, backend
 from keras_resnet.benchmarks.processes import contestants_of
 from keras_resnet.benchmarks.turns import Contestant, Seconds, take_turns
 from keras_resnet.data.dataset import DatasetSpec
@@ -33,7 +34,7 @@ from keras_resnet.training.runs import RunDirectory
 PAUSE = 0.3  # seconds, in which the threads of the contestant before stop spinning
 WARMUPS = 1
 
-OURS, PLAIN, TORCH, COMPILED = "ours", "plain Keras", "PyTorch", "PyTorch compiled"
+OURS, ON_JAX, PLAIN, TORCH, COMPILED = "ours", "ours on JAX", "plain Keras", "PyTorch", "PyTorch compiled"
 _HERE, _TORCH = "keras_resnet.benchmarks.training", "keras_resnet.benchmarks.training_torch"
 
 
@@ -52,7 +53,8 @@ def benchmark_training(
         image_size: Side of the images; without it the network's.
         steps: Steps per round, at least 3; the first is not timed, so that starting the input counts for nobody.
         rounds: Rounds that count.
-        contestants: Beside ours: `PLAIN`, `TORCH` and `COMPILED` (by `torch.compile`); None: those that can run here.
+        contestants: Beside ours: `ON_JAX`, `PLAIN`, `TORCH` and `COMPILED` (by `torch.compile`); None: those that can
+            run here.
 
     Returns:
         One row a contestant: images per second of wall and processor time, and how many times as fast ours is.
@@ -71,8 +73,10 @@ def benchmark_training(
         makers[name] = module, (recipe.to_dict(), side, steps, *more)
     if any(name in (TORCH, COMPILED) for name in others) and importlib.util.find_spec("torch") is None:
         raise UserError("PyTorch is not installed: pip install -r requirements-torch.txt.")
+    if ON_JAX in others and importlib.util.find_spec("jax") is None:
+        raise UserError("JAX is not installed: pip install -r requirements-jax.txt.")
     progress = ProgressBar()
-    with contestants_of(makers) as running:
+    with contestants_of(makers, {ON_JAX: {"KERAS_BACKEND": JAX}}) as running:
         progress.begin(f"train {recipe.model}", (rounds + WARMUPS) * len(running), "rounds")
         # The first round traces and compiles.
         timings = take_turns(running, turns=rounds, warmups=WARMUPS, progress=progress, pause=PAUSE)
@@ -96,8 +100,12 @@ def benchmark_training(
 
 
 def available_contestants(recipe: Recipe) -> tuple[str, ...]:
-    """Returns who can run beside ours: plain Keras in float32, PyTorch where it is installed and has the network."""
+    """Returns who can run beside ours: plain Keras in float32, JAX where it is installed and Keras runs on TensorFlow,
+    PyTorch where it is installed and has the network.
+    """
     found = [PLAIN] if recipe.precision == "float32" else []
+    if backend() == TENSORFLOW and importlib.util.find_spec("jax") is not None:
+        found.append(ON_JAX)
     if importlib.util.find_spec("torch") is not None:
         from keras_resnet.benchmarks.torch_networks import Network
 
@@ -133,6 +141,7 @@ def make_plain(settings: dict[str, Any], side: int, steps: int) -> Contestant:
 # Name → what makes it, and further arguments.
 MAKERS = {
     OURS: (f"{_HERE}:make_ours",),
+    ON_JAX: (f"{_HERE}:make_ours",),
     PLAIN: (f"{_HERE}:make_plain",),
     TORCH: (f"{_TORCH}:make_torch", False),
     COMPILED: (f"{_TORCH}:make_torch", True),

@@ -42,7 +42,8 @@ def benchmark_train(argv: Sequence[str] | None = None) -> int:
         "train",
         "Trains on random images, in turns and in processes of their own: with this project (input pipeline, "
         "augmentation and checks included), the same layers in plain Keras with model.fit on arrays in memory, and, "
-        "where PyTorch is installed, the same network there, eager and by torch.compile.",
+        "where JAX or PyTorch is installed, this project on JAX, and the same network in PyTorch, eager and by "
+        "torch.compile.",
     )
     parser.add_argument("--model", default="resnet20", help="network, a name of the model table")
     parser.add_argument("--batch-size", type=script.positive_int, default=128, help="images per step")
