@@ -107,7 +107,7 @@ def resize_and_flip(
         seed: int32 [2], that of the rectangle.
         preprocessing: The network's input.
         antialias: 1: a rectangle that shrinks is smoothed, as in evaluation. 0: only the pixels nearest to each output
-            pixel count, which makes the whole input 1.65 times as fast (docs/benchmarks.md).
+            pixel count, which makes the whole input one and a half times as fast (docs/benchmarks.md).
 
     Returns:
         float32 tensor [preprocessing.height, preprocessing.width, preprocessing.channels], 0..255.

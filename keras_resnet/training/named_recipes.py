@@ -118,7 +118,7 @@ RECIPES: dict[str, NamedRecipe] = {
         "Goyal et al. 2017, arXiv:1706.02677, section 5.1 (ImageNet)",
         "76.40 % validation accuracy, centre crop of 224",
         "for another batch size multiply learning_rate by batch_size / 256; crops are resized without smoothing, as "
-        "in TensorFlow's Model Garden for this recipe, which reads images 1.65 times as fast",
+        "in TensorFlow's Model Garden for this recipe, which reads images one and a half times as fast",
     ),
     "bag_of_tricks": NamedRecipe(
         {
