@@ -87,7 +87,9 @@ def compiled(function: Callable[..., Any], variables: Callable[[], Sequence[Any]
     if backend() == TENSORFLOW:
         import tensorflow as tf
 
-        return tf.function(function, input_signature=[tf.TensorSpec(shape, dtype) for shape, dtype in signature])
+        return tf.function(
+            function, input_signature=[tf.TensorSpec(shape, dtype) for shape, dtype in signature], autograph=False
+        )
     import jax
     import keras
 

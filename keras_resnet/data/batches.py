@@ -32,6 +32,8 @@ from keras_resnet.data.transforms import normalize, preprocess, resize_image
 from keras_resnet.errors import UserError
 
 
+# Tensors never decide in Python here, and AutoGraph would rewrite every function: a second or two of the start.
+@tf.autograph.experimental.do_not_convert
 def training_batches(
     split: Split,
     preprocessing: Preprocessing,
@@ -202,6 +204,7 @@ def _batches_of_images(
     return parallel_map(plan.epochs.flat_map(examples), one_image).batch(plan.share, drop_remainder=True)
 
 
+@tf.autograph.experimental.do_not_convert
 def evaluation_batches(split: Split, preprocessing: Preprocessing, *, batch_size: int) -> tf.data.Dataset:
     """Builds the stream of every example of a split, in the split's order, without augmentation.
 

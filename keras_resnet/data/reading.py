@@ -93,6 +93,7 @@ def open_split(split: Split, channels: int, *, keep: bool = True) -> Reader:
     )
 
 
+@tf.autograph.experimental.do_not_convert
 def examples_at(
     split: Split, preprocessing: Preprocessing, positions: Sequence[int] | np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -142,7 +143,7 @@ def file_reader(preprocessing: Preprocessing) -> Callable[[bytes, str], np.ndarr
         UserError for what is no complete image. Threads may call it at once.
     """
 
-    @tf.function(input_signature=[tf.TensorSpec([], tf.string)])
+    @tf.function(input_signature=[tf.TensorSpec([], tf.string)], autograph=False)
     def from_jpeg(contents: tf.Tensor) -> tf.Tensor:
         return resize_image(decode_jpeg(contents, preprocessing.channels), preprocessing)
 
@@ -322,6 +323,7 @@ def _pixels(split: ArraySplit | FileSplit | RecordSplit, channels: int, *, keep:
         return pixels
 
 
+@tf.autograph.experimental.do_not_convert
 def _decode_all(split: FileSplit | RecordSplit, channels: int, needed: int) -> np.ndarray:
     images = parallel_map(tf.data.Dataset.range(len(split)), _file_reader(split, channels))
     flat = np.empty(needed, np.uint8)

@@ -198,6 +198,7 @@ def _jpegs_reader(count: int) -> Callable[[Any], Any]:
     return tf.function(
         lambda files: tf.add_n([read(contents) for contents in tf.unstack(files)]),
         input_signature=[tf.TensorSpec([count], tf.string)],
+        autograph=False,
     )
 
 
@@ -208,7 +209,9 @@ def _decoding() -> Callable[[bytes], Any]:
 
     from keras_resnet.data.decoding import decode_image
 
-    return tf.function(lambda contents: decode_image(contents, 3), input_signature=[tf.TensorSpec([], tf.string)])
+    return tf.function(
+        lambda contents: decode_image(contents, 3), input_signature=[tf.TensorSpec([], tf.string)], autograph=False
+    )
 
 
 def _first_line(error: Exception) -> str:

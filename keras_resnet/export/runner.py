@@ -28,7 +28,7 @@ def open_source(path, threads):
 
     model, preprocessing = load_model(path)
 
-    @tf.function(reduce_retracing=True)
+    @tf.function(reduce_retracing=True, autograph=False)
     def answer(images):
         return model(normalize(images, preprocessing), training=False)
 

@@ -6,6 +6,7 @@ beside it: model.keras, labels.txt and preprocessing.json.
 All signatures call one function, and its weights are stored once: Keras' own export stores every weight twice.
 """
 
+import functools
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -26,6 +27,10 @@ from keras_resnet.storage import atomic_directory, save_model, write_json, write
 TOP = 5
 # Weights above this stay variables: loading ResNet-50's 102 MB as constants takes 2.5 GB, as variables 0.9 GB.
 CONSTANT_BYTES = 128 * 2**20
+
+
+# AutoGraph has nothing to do in these functions, and its rewriting takes longer than their tracing.
+_graph = functools.partial(tf.function, autograph=False)
 
 
 def export_saved_model(
@@ -124,7 +129,7 @@ class _Served:
         self._labels, self._top = tf.constant(names), min(TOP, len(names))
         self._size = [preprocessing.height, preprocessing.width, preprocessing.channels]
         # A function of its own is traced and stored once for all signatures.
-        self._decode = tf.function(self._decode_files, input_signature=[tf.TensorSpec([None], tf.string)])
+        self._decode = _graph(self._decode_files, input_signature=[tf.TensorSpec([None], tf.string)])
 
     def signatures(self, *, can_explain: bool) -> dict[str, Any]:
         """Returns name → traced function."""
@@ -139,7 +144,7 @@ class _Served:
             target = tf.TensorSpec([None], tf.int32, name="target")
             found["explain_bytes"] = (lambda images: self._answer(self._decode(images), explain=True), [files])
             found["explain_class_bytes"] = (self._explain_class, [files, target])
-        return {name: tf.function(function).get_concrete_function(*specs) for name, (function, specs) in found.items()}
+        return {name: _graph(function).get_concrete_function(*specs) for name, (function, specs) in found.items()}
 
     def _answer(self, images, target=None, explain: bool = False) -> dict[str, tf.Tensor]:
         outputs = self._core(images)
@@ -199,7 +204,7 @@ def _shared_function(network: keras.Model, kernels: list):
     kept = {id(kernel) for kernel in kernels}
     values = [(variable, variable.numpy()) for variable in network.variables if id(variable) not in kept]
 
-    @tf.function(input_signature=[tf.TensorSpec(network.inputs[0].shape, tf.float32, name="images")])
+    @_graph(input_signature=[tf.TensorSpec(network.inputs[0].shape, tf.float32, name="images")])
     def run(images):
         # Made inside: a large tensor from outside would be handed in at every call, like a variable.
         constants = [(variable, tf.constant(value)) for variable, value in values]

@@ -236,7 +236,7 @@ def explained_scores(model: keras.Model):
     with deep_graphs():
         both = keras.Model(model.inputs, [pooling.input, model.outputs[0]])
 
-    @tf.function(reduce_retracing=True)
+    @tf.function(reduce_retracing=True, autograph=False)
     def run(images, classes):
         features, scores = both(images, training=False)
         classes = tf.where(classes < 0, tf.argmax(scores, axis=-1), classes)

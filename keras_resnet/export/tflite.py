@@ -119,7 +119,7 @@ def _write_graph(network: keras.Model, batch: int | None, folder: str) -> None:
     names = [x.name for x in network.inputs]
     specs = [tf.TensorSpec((batch, *x.shape[1:]), x.dtype, name=x.name) for x in network.inputs]
 
-    @tf.function(input_signature=specs)
+    @tf.function(input_signature=specs, autograph=False)
     def run(*inputs):
         return network(dict(zip(names, inputs, strict=True)) if len(inputs) > 1 else inputs[0], training=False)
 
@@ -127,7 +127,7 @@ def _write_graph(network: keras.Model, batch: int | None, folder: str) -> None:
     constant = convert_variables_to_constants_v2(concrete)
     keys = sorted(concrete.structured_outputs)
 
-    @tf.function(input_signature=specs)
+    @tf.function(input_signature=specs, autograph=False)
     def serve(*inputs):
         outputs = constant(*inputs)
         return {
