@@ -96,7 +96,7 @@ def join() -> int:
     if place.workers == 1 or jax.distributed.is_initialized():
         return jax.process_count()
     _check_addresses(place, 1)
-    with _start_deadline(place) as seconds:
+    with _start_deadline(place) as seconds, _polite_threads():
         # keras.distribution.initialize calls this, too, but takes no deadlines.
         jax.distributed.initialize(
             place.addresses[0],
@@ -106,7 +106,26 @@ def join() -> int:
             heartbeat_timeout_seconds=_SILENCE,
             shutdown_timeout_seconds=_SILENCE,
         )
+        jax.local_devices(backend="cpu")  # starts the thread that receives messages
     return place.workers
+
+
+@contextlib.contextmanager
+def _polite_threads() -> Iterator[None]:
+    """Linux: the threads that start in this context never push another thread off its core when they wake up.
+
+    Gloo's receiving thread polls without sleeping while the thread that computes holds a lock. Where it has pushed that
+    one off its core, both lose a time slice: 50 all-reduces of 16 numbers between two processes of one core each took
+    190 ms without this, and 8 ms with it.
+    """
+    if not hasattr(os, "SCHED_BATCH") or os.sched_getscheduler(0) != os.SCHED_OTHER:
+        yield  # not Linux, or whoever started this has chosen already
+        return
+    os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+    try:
+        yield
+    finally:
+        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
 
 
 @functools.cache  # TensorFlow can join only once per process

@@ -3,16 +3,16 @@
 Keras 3's BatchNormalization is written in elementary operators. TensorFlow has one fused operator for it, forward and
 backward (Ioffe & Szegedy 2015, arXiv:1502.03167). A twin of the network uses that one; because the variables are the
 same in the same order, the weights are copied into the plain network afterwards, which then loads anywhere without
-custom objects. The twin keeps Keras' own layer on JAX, where XLA fuses its operators, and on several devices that
-normalize by the statistics of the whole batch. The twin also carries the precision policy, so that the stored network
-is always a float32 one.
+custom objects. On JAX the twin has a layer of its own, see `jax_normalization`; on several TensorFlow devices that
+normalize by the statistics of the whole batch it keeps Keras' own. The twin also carries the precision policy, so that
+the stored network is always a float32 one.
 """
 
 from typing import Any
 
 import keras
 
-from keras_resnet.backends import TENSORFLOW, backend
+from keras_resnet.backends import JAX, backend
 from keras_resnet.distribution import keras_precision, replicas
 from keras_resnet.graphs.rewriting import rewrite
 from keras_resnet.training.several_devices import WholeBatchDropout
@@ -88,7 +88,7 @@ def training_twin(model: keras.Model, *, precision: str = "float32", batch_norm:
             return keras.layers.BatchNormalization.from_config({**config, "synchronized": True})
         if several and type(layer) is keras.layers.Dropout:
             return WholeBatchDropout.from_config(config)
-        return (FusedBatchNormalization if _can_be_fused(layer) else type(layer)).from_config(config)
+        return _twin_class(layer).from_config(config)
 
     return rewrite(model, twin_layer)
 
@@ -105,12 +105,15 @@ def copy_weights(source: keras.Model, target: keras.Model) -> None:
     target.set_weights(source.get_weights())
 
 
-def _can_be_fused(layer: keras.Layer) -> bool:
-    return (
-        backend() == TENSORFLOW
-        and type(layer) is keras.layers.BatchNormalization
-        and len(layer.input.shape) == 4
-        and layer.axis in (-1, 3)
+def _twin_class(layer: keras.Layer) -> type[keras.Layer]:
+    is_plain = (
+        type(layer) is keras.layers.BatchNormalization
+        and layer.axis in (-1, len(layer.input.shape) - 1)
         and not layer.renorm
         and not layer.synchronized
     )
+    if is_plain and backend() == JAX:
+        from keras_resnet.training.jax_normalization import OneMessageBatchNormalization
+
+        return OneMessageBatchNormalization
+    return FusedBatchNormalization if is_plain and len(layer.input.shape) == 4 else type(layer)
