@@ -234,12 +234,13 @@ def jit_compile(xla: str, strategy: Any) -> bool | str:
     return xla == "on"
 
 
-def keras_precision(precision: str) -> str:
+def keras_precision(precision: str, devices: str = "auto") -> str:
     """Translates the precision of a training into a policy of Keras.
 
     Args:
         precision: One of `PRECISIONS`; "auto" is mixed_bfloat16 where every device has instructions for bfloat16, and
             float32 elsewhere, where it would be several times as slow.
+        devices: One of `DEVICES`; on "cpu", GPUs do not count.
 
     Returns:
         "float32", "mixed_bfloat16" or "mixed_float16".
@@ -249,12 +250,12 @@ def keras_precision(precision: str) -> str:
     """
     if precision not in PRECISIONS:
         raise unknown_name("precision", precision, PRECISIONS)
-    return automatic_precision()[0] if precision == "auto" else precision
+    return automatic_precision(devices)[0] if precision == "auto" else precision
 
 
-def automatic_precision() -> tuple[str, str]:
-    """Returns what the precision "auto" is on this machine, as a policy of Keras, and why, for a person to read."""
-    generations = _gpu_generations()
+def automatic_precision(devices: str = "auto") -> tuple[str, str]:
+    """Returns what the precision "auto" is on these devices, as a policy of Keras, and why, for a person to read."""
+    generations = [] if devices == "cpu" else _gpu_generations()
     if generations:
         lowest = min(generations)
         has_bfloat16, who = lowest >= (8, 0), f"GPU of compute capability {'.'.join(map(str, lowest))}"

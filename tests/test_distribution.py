@@ -134,6 +134,9 @@ def test_precision_follows_the_graphics_card_where_it_may(monkeypatch, generatio
     assert keras_precision("auto") == expected
     lowest = ".".join(map(str, generation))  # of both GPUs, which share each batch
     assert f"GPU of compute capability {lowest} " in automatic_precision()[1]
+    monkeypatch.setattr(distribution, "_processor_flags", lambda: {"avx512_bf16"})
+    assert keras_precision("auto", "cpu") == "mixed_bfloat16"  # whatever GPU stands idle beside it
+    assert "processor" in automatic_precision("cpu")[1]
 
 
 def test_an_unknown_precision_is_refused():

@@ -10,6 +10,7 @@ import keras
 from keras_resnet.applications import create_model
 from keras_resnet.artifact import load_artifact
 from keras_resnet.data.preprocessing import Preprocessing
+from keras_resnet.distribution import keras_precision
 from keras_resnet.errors import UserError
 from keras_resnet.models.config import ResNetConfig
 from keras_resnet.training.distillation import DistilledModel, teacher_answers
@@ -106,7 +107,8 @@ def create_twin(
         config = model.get_config()  # the same layers for any size
         source = keras.Model.from_config(_without_size(config))
         copy_weights(model, source)
-    twin = training_twin(source, precision=recipe.precision, batch_norm=recipe.batch_norm)
+    precision = keras_precision(recipe.precision, recipe.devices)
+    twin = training_twin(source, precision=precision, batch_norm=recipe.batch_norm)
     if recipe.teacher is None:
         return twin if evaluation_twin is None else MultiWorkerModel(twin, evaluation_twin)
     return DistilledModel(

@@ -14,7 +14,7 @@ from keras_resnet.data.feeding import check_augmentation, training_batches
 from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.data.sources import load_source
 from keras_resnet.data.splits import steps_per_epoch, worker_rows
-from keras_resnet.distribution import automatic_precision, gpu_names, jit_compile
+from keras_resnet.distribution import automatic_precision, gpu_names, jit_compile, keras_precision
 from keras_resnet.errors import UserError
 from keras_resnet.models.config import ResNetConfig
 from keras_resnet.models.registry import get_config
@@ -124,7 +124,7 @@ def prepare(
     check_augmentation(augmentation)
     check_devices(recipe, strategy.num_replicas_in_sync)
     if recipe.precision == "auto":
-        policy, reason = automatic_precision()
+        policy, reason = automatic_precision(recipe.devices)
         report(f"precision auto: {policy}, because {reason}")
     class_weights = None
     if recipe.class_balance == "weights":
@@ -151,7 +151,13 @@ def prepare(
     if recipe.devices == "cpu" or not gpu_names():
         share = (recipe.train_image_size or preprocessing.height) / preprocessing.height
         images = recipe.batch_size // getattr(strategy, "workers", 1)
-        warning = memory_warning(model, images, precision=recipe.precision, side=share, available=available_bytes())
+        warning = memory_warning(
+            model,
+            images,
+            precision=keras_precision(recipe.precision, recipe.devices),
+            side=share,
+            available=available_bytes(),
+        )
         if warning:
             report(warning)
     freezing = Freezing(
