@@ -75,7 +75,7 @@ def read_file(path: str | os.PathLike[str]) -> bytes:
         raise OSError(0, "not a regular file")
     if found.st_size > MAX_FILE_BYTES:
         raise OSError(0, f"{found.st_size:,} bytes are too large for an image")
-    # Two calls of the system: Python's own file object makes six, which took longer than a small file's bytes.
+    # Python's file object takes as long again for a small file.
     file = os.open(path, _READ)
     try:
         contents = os.read(file, found.st_size + 1)
