@@ -45,6 +45,9 @@ class JpegHeader(NamedTuple):
     end: int
 
 
+_latest: list[tuple[bytes, JpegHeader | None]] = [(b"no file begins so", None)]  # a small header and what it says
+
+
 def whole_jpeg(contents: bytes) -> JpegHeader | None:
     """Reads the header of a JPEG file of a usual form that is whole.
 
@@ -75,10 +78,17 @@ def whole_jpeg(contents: bytes) -> JpegHeader | None:
 
 
 def _header(contents: bytes) -> JpegHeader | None:
-    # The small files of a folder mostly have the same header, to the byte.
+    # The small files of a folder mostly have the same header to the byte, or one of a few.
+    head, header = _latest[0]
+    if contents.startswith(head):
+        return header
     scan = contents.find(b"\xff\xda", 2, _SMALL_HEADER)
-    known = _small_header(contents[: scan + 2 + contents[scan + 3]]) if scan > 0 else None
-    return known or _walked_header(contents)
+    head = contents[: scan + 2 + contents[scan + 3]] if scan > 0 else b""
+    header = _small_header(head)
+    if header is None:
+        return _walked_header(contents)
+    _latest[0] = head, header
+    return header
 
 
 @functools.lru_cache(1024)
