@@ -1,8 +1,9 @@
 """The scan of image files: every one is read and checked once, because a torn file would otherwise stop a training run
 hours later. What passes here, the decoder that may read it later can read.
 
-A JPEG file of a usual form is checked by its structure (see `jpeg_structure`); all others are decoded. Neither notices
-coded pixels of a JPEG that were changed without a trace: libjpeg decodes them to a wrong picture.
+JPEG and PNG files of usual forms are checked by their structure (see `jpeg_structure` and `png_structure`); all others
+are decoded. Neither notices coded pixels of a JPEG that were changed without a trace: libjpeg decodes them to a wrong
+picture.
 """
 
 import contextlib
@@ -22,6 +23,7 @@ from PIL import __version__ as PILLOW
 from keras_resnet.backends import has_tensorflow
 from keras_resnet.data.images import FORMATS, read_file
 from keras_resnet.data.jpeg_structure import whole_jpeg
+from keras_resnet.data.png_structure import whole_png
 from keras_resnet.data.splits import DECODER_JPEG, DECODER_PILLOW, DECODER_TENSORFLOW, FileSplit, RecordSplit, Split
 from keras_resnet.errors import UserError
 
@@ -55,7 +57,7 @@ def scan_files(paths: Sequence[str], *, check: Check = "structure", show: bool =
 
     Args:
         paths: Image files.
-        check: "structure" decodes all files but JPEGs whose structure shows that they are whole; "decode" decodes all.
+        check: "structure" decodes all files but those whose structure shows that they are whole; "decode" decodes all.
         show: Whether a bar is shown.
 
     Returns:
@@ -145,6 +147,9 @@ def _scan(contents: bytes, check: Check) -> tuple[ScannedFile, bool]:
     if whole is not None and whole.is_plain:
         decoder = DECODER_JPEG if has_tensorflow() else DECODER_PILLOW
         return ScannedFile(whole.height, whole.width, decoder, len(contents), _digest(contents)), False
+    if check == "structure" and (size := whole_png(contents)) is not None:
+        decoder = DECODER_TENSORFLOW if has_tensorflow() else DECODER_PILLOW
+        return ScannedFile(*size, decoder, len(contents), _digest(contents)), False
     try:
         with Image.open(io.BytesIO(contents), formats=FORMATS) as image:
             width, height = image.size
