@@ -99,8 +99,9 @@ UNUSUAL = {
     "no quantization": without(COLOR, 0xDB),
     "no codes": without(COLOR, 0xC4),
     "no scan": without(COLOR, 0xDA),
-    "codes that do not fit": changed(COLOR, 0xC4, 5, 3),
-    "a code of all ones": changed(COLOR, 0xC4, 5, 2),
+    # The table keeps its 12 codes; those of 1, 3, 8 and 9 bits are other ones.
+    "codes that do not fit": changed(changed(COLOR, 0xC4, 5, 3), 0xC4, 7, 2),
+    "a code of all ones": changed(changed(COLOR, 0xC4, 12, 2), 0xC4, 13, 0),
     "a scan of a component that is none": changed(COLOR, 0xDA, 5, 77),
     "a scan with codes that are none": changed(COLOR, 0xDA, 6, 0x33),
     "a scan of a part": changed(COLOR, 0xDA, 12, 5),
