@@ -11,7 +11,6 @@ Every file is scanned once (see `scanning`). What the scan found is kept in an i
 changed are read at the next start.
 """
 
-import dataclasses
 import hashlib
 import os
 from collections import Counter
@@ -158,7 +157,7 @@ def _scan(root: Path, paths: Sequence[str]) -> list[ScannedFile]:
     if changed or len(index) != len(paths):
         # Unreadable files are left out: they are looked at again each time.
         rows = {
-            path: (stamp, dataclasses.astuple(file)[:-1])
+            path: (stamp, file[:-1])
             for path, stamp, file in zip(paths, stamps, scanned, strict=True)
             if file.problem is None
         }

@@ -1,5 +1,9 @@
-"""The scan of image files: every one is read and decoded once, because a torn file would otherwise stop a training run
+"""The scan of image files: every one is read and checked once, because a torn file would otherwise stop a training run
 hours later. What passes here, the decoder that may read it later can read.
+
+JPEG and PNG files of usual forms are checked by their structure (see `jpeg_structure` and `png_structure`); all others
+are decoded. Neither notices coded pixels of a JPEG that were changed without a trace: libjpeg decodes them to a wrong
+picture.
 """
 
 import contextlib
@@ -11,24 +15,26 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 from PIL import Image, UnidentifiedImageError
 from PIL import __version__ as PILLOW
 
 from keras_resnet.backends import has_tensorflow
 from keras_resnet.data.images import FORMATS, read_file
+from keras_resnet.data.jpeg_structure import whole_jpeg
+from keras_resnet.data.png_structure import whole_png
 from keras_resnet.data.splits import DECODER_JPEG, DECODER_PILLOW, DECODER_TENSORFLOW, FileSplit, RecordSplit, Split
 from keras_resnet.errors import UserError
 
-_CHUNK = 64  # files that are decoded in one call
+_CHUNK = 64  # files that a thread takes at a time, which are decoded in one call
 _WAITING_BYTES = 8 << 20
 _TURNED = range(2, 9)  # EXIF orientations other than upright
 
+Check = Literal["structure", "decode"]
 
-@dataclass(frozen=True)
-class ScannedFile:
+
+class ScannedFile(NamedTuple):
     """What the scan found out about one file; `problem` says what is wrong with it, if anything is."""
 
     height: int = 0
@@ -43,14 +49,15 @@ def scanner_version() -> str:
     """What the result of a scan depends on besides the files, without importing TensorFlow."""
     found = importlib.util.find_spec("tensorflow") if has_tensorflow() else None
     decoder = "" if found is None or found.origin is None else f"{found.origin} {os.stat(found.origin).st_mtime_ns}"
-    return f"1 Pillow {PILLOW} TensorFlow {decoder}"
+    return f"2 Pillow {PILLOW} TensorFlow {decoder}"
 
 
-def scan_files(paths: Sequence[str], *, show: bool = False) -> list[ScannedFile]:
-    """Reads and decodes every file once, in threads (Pillow, hashlib and TensorFlow work outside of Python's lock).
+def scan_files(paths: Sequence[str], *, check: Check = "structure", show: bool = False) -> list[ScannedFile]:
+    """Reads and checks every file once, in threads (Pillow, hashlib and TensorFlow work outside of Python's lock).
 
     Args:
         paths: Image files.
+        check: "structure" decodes all files but those whose structure shows that they are whole; "decode" decodes all.
         show: Whether a bar is shown.
 
     Returns:
@@ -58,15 +65,17 @@ def scan_files(paths: Sequence[str], *, show: bool = False) -> list[ScannedFile]
     """
     from tqdm import tqdm
 
-    chunks = [paths[start : start + _CHUNK] for start in range(0, len(paths), _CHUNK)]
+    threads = min(32, os.cpu_count() or 1)
+    size = min(_CHUNK, len(paths) // (4 * threads) + 1)  # a few large files, too, are shared among the threads
+    chunks = [paths[start : start + size] for start in range(0, len(paths), size)]
     scanned: list[ScannedFile] = []
     with (
-        ThreadPoolExecutor(min(32, os.cpu_count() or 1)) as pool,
+        ThreadPoolExecutor(threads) as pool,
         tqdm(
             total=len(paths), desc="checking the images", unit=" images", disable=not (show and sys.stderr.isatty())
         ) as bar,
     ):
-        for part in pool.map(_scan_chunk, chunks):
+        for part in pool.map(functools.partial(_scan_chunk, check=check), chunks):
             scanned += part
             bar.update(len(part))
     return scanned
@@ -95,7 +104,7 @@ def named_unreadable_files(*splits: Split) -> Iterator[None]:
                 for position in range(len(split)):
                     split.read(position)
             paths = split.paths if isinstance(split, FileSplit) else ()
-            for path, file in zip(paths, scan_files(paths), strict=True):
+            for path, file in zip(paths, scan_files(paths, check="decode"), strict=True):
                 if file.problem:
                     raise UserError(
                         f"{path} {file.problem}. It was damaged or removed after the folder was checked. Replace it, "
@@ -104,7 +113,7 @@ def named_unreadable_files(*splits: Split) -> Iterator[None]:
         raise
 
 
-def _scan_chunk(paths: Sequence[str]) -> list[ScannedFile]:
+def _scan_chunk(paths: Sequence[str], check: Check) -> list[ScannedFile]:
     scanned: list[ScannedFile] = []
     waiting: dict[int, bytes] = {}  # JPEG files that TensorFlow has yet to read, by their place
 
@@ -120,20 +129,27 @@ def _scan_chunk(paths: Sequence[str]) -> list[ScannedFile]:
         except OSError as error:
             scanned.append(ScannedFile(problem=f"cannot be read: {error.strerror or error}"))
             continue
-        file, is_waiting = _scan(contents)
+        file, is_waiting = _scan(contents, check)
         scanned.append(file)
         if is_waiting:
             waiting[place] = contents
-        if sum(map(len, waiting.values())) > _WAITING_BYTES:
-            read_waiting()
+            if sum(map(len, waiting.values())) > _WAITING_BYTES:
+                read_waiting()
     read_waiting()
     return scanned
 
 
-def _scan(contents: bytes) -> tuple[ScannedFile, bool]:
+def _scan(contents: bytes, check: Check) -> tuple[ScannedFile, bool]:
     """Scans a file; True where it is a JPEG of which TensorFlow has yet to read every byte."""
     if not contents:
         return ScannedFile(problem="is empty"), False
+    whole = whole_jpeg(contents) if check == "structure" else None
+    if whole is not None and whole.is_plain:
+        decoder = DECODER_JPEG if has_tensorflow() else DECODER_PILLOW
+        return ScannedFile(whole.height, whole.width, decoder, len(contents), _digest(contents)), False
+    if check == "structure" and (size := whole_png(contents)) is not None:
+        decoder = DECODER_TENSORFLOW if has_tensorflow() else DECODER_PILLOW
+        return ScannedFile(*size, decoder, len(contents), _digest(contents)), False
     try:
         with Image.open(io.BytesIO(contents), formats=FORMATS) as image:
             width, height = image.size
@@ -143,8 +159,8 @@ def _scan(contents: bytes) -> tuple[ScannedFile, bool]:
             if is_jpeg and b"Exif" in contents[: 1 << 17]:
                 turned = image.getexif().get(0x0112, 1)
             decoder = _decoder(contents, container, turned)
-            is_waiting = is_jpeg and decoder != DECODER_PILLOW
-            if not is_waiting:
+            is_waiting = whole is None and is_jpeg and decoder != DECODER_PILLOW
+            if whole is None and not is_waiting:
                 # An eighth of the size: every byte of a JPEG is read, few pixels are computed.
                 image.draft(None, (1, 1))
                 image.load()
@@ -162,8 +178,11 @@ def _scan(contents: bytes) -> tuple[ScannedFile, bool]:
                 return ScannedFile(problem="is damaged: its decoders disagree about its size"), False
         except tf.errors.OpError as error:
             return ScannedFile(problem=f"is not a complete image: {_first_line(error)}"), False
-    digest = hashlib.sha256(contents).hexdigest()
-    return ScannedFile(height, width, decoder, len(contents), digest), is_waiting
+    return ScannedFile(height, width, decoder, len(contents), _digest(contents)), is_waiting
+
+
+def _digest(contents: bytes) -> str:
+    return hashlib.sha256(contents).hexdigest()
 
 
 def _jpeg_problems(files: Sequence[bytes]) -> list[str | None]:

@@ -44,7 +44,7 @@ class ArraySplit:
 
 @dataclass(frozen=True, eq=False)
 class FileSplit:
-    """Examples in image files, each of which was decoded once when the folder was scanned.
+    """Examples in image files, each of which was checked when the folder was scanned.
 
     Attributes:
         paths: The files.

@@ -12,10 +12,12 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
+from keras_resnet.data import scanning
 from keras_resnet.data.batches import evaluation_batches
 from keras_resnet.data.dataset import IMAGENET_MEAN, channel_statistics
 from keras_resnet.data.decoding import decode_image, decode_jpeg
 from keras_resnet.data.images import read_image
+from keras_resnet.data.jpeg_structure import whole_jpeg
 from keras_resnet.data.scanning import named_unreadable_files, scan_files
 from keras_resnet.data.sources import load_source
 from keras_resnet.data.splits import DECODER_JPEG, DECODER_PILLOW, DECODER_TENSORFLOW
@@ -383,3 +385,16 @@ def test_a_file_damaged_after_the_scan_is_named(plain):
     assert str(caught.value).startswith(victim)
     with pytest.raises(tf.errors.InvalidArgumentError), named_unreadable_files(spec.train):
         list(evaluation_batches(spec.test, spec.preprocessing(), batch_size=4))
+
+
+def test_the_damaged_file_is_looked_for_by_decoding(plain, monkeypatch):
+    """So that a file whose structure looked whole is named too."""
+    spec = load_source(f"folder:{plain}", image_size=8)
+    victim = Path(spec.test.paths[3])
+    header = whole_jpeg(victim.read_bytes())
+    victim.write_bytes(victim.read_bytes()[:-20])
+    monkeypatch.setattr(scanning, "whole_jpeg", lambda contents: header)
+    assert scan_files([str(victim)])[0].problem is None
+    with pytest.raises(UserError, match="damaged or removed after") as caught, named_unreadable_files(spec.test):
+        list(evaluation_batches(spec.test, spec.preprocessing(), batch_size=4))
+    assert str(caught.value).startswith(str(victim))

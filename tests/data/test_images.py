@@ -1,9 +1,11 @@
 """Resizing by Pillow alone, against the operators that training and exported graphs use."""
 
+import os
+
 import numpy as np
 import pytest
 
-from keras_resnet.data.images import decode_with_pillow, resize_with_pillow
+from keras_resnet.data.images import decode_with_pillow, read_file, resize_with_pillow
 from keras_resnet.data.preprocessing import INTERPOLATIONS, Preprocessing
 from keras_resnet.data.transforms import resize_image
 from keras_resnet.errors import UserError
@@ -50,3 +52,11 @@ def test_an_image_beyond_the_limit_is_refused_by_its_header():
         decode_with_pillow(file.getvalue(), 3, name="x", max_pixels=1199)
     with pytest.raises(UserError, match="not an image that can be read"):
         decode_with_pillow(file.getvalue(), 3, name="x", formats=("JPEG",))
+
+
+def test_a_file_is_read_whole_where_its_file_system_hands_it_out_in_parts(tmp_path, monkeypatch):
+    contents = bytes(range(256)) * 9
+    (tmp_path / "a").write_bytes(contents)
+    read = os.read
+    monkeypatch.setattr(os, "read", lambda file, count: read(file, min(count, 1000)))
+    assert read_file(tmp_path / "a") == contents
