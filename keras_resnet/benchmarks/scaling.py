@@ -30,8 +30,8 @@ from keras_resnet.errors import UserError
 from keras_resnet.progress import ProgressBar
 from keras_resnet.workers import ADDRESS, CLUSTER, RANK, WORKERS
 
-ONE, APART, TOGETHER = "1 worker", "2 processes apart", "2 workers"
-PROCESSES = {ONE: 1, APART: 2, TOGETHER: 2}
+ONE, APART, TOGETHER, PER_DEVICE = "1 worker", "2 processes apart", "2 workers", "2 workers, batch norm per device"
+PROCESSES = {ONE: 1, APART: 2, TOGETHER: 2, PER_DEVICE: 2}
 WARMUPS = 4  # steps that compile and fill caches
 PAUSE = 0.3
 LONGEST_WAIT = 600.0  # seconds for another process to compile its step
@@ -100,7 +100,7 @@ def benchmark_scaling(
     common = {"model": model, "image_size": image_size, "batch_size": batch_size}
     together = median(sent[TOGETHER])
     return [
-        *(_measured_row(name, common, timings, together, steps) for name in PROCESSES),
+        *(_measured_row(name, common, timings, median(sent[name]), steps) for name in PROCESSES),
         *(_model_row(links, cluster, common, together) for links in LINKS for cluster in CLUSTERS),
     ]
 
@@ -126,7 +126,8 @@ def communication_seconds(bytes_per_step: float, machines: int, gpus: int, links
 
 def _measured_row(name: str, common: Row, timings: Mapping[str, Timings], bytes_per_step: float, steps: int) -> Row:
     took, workers = timings[name], PROCESSES[name]
-    shares = [1 - apart / joined for apart, joined in zip(timings[APART].wall, timings[TOGETHER].wall, strict=True)]
+    communicates = name in (TOGETHER, PER_DEVICE)
+    shares = [1 - apart / joined for apart, joined in zip(timings[APART].wall, took.wall, strict=True)]
     return {
         "kind": "measured",
         **common,
@@ -134,8 +135,8 @@ def _measured_row(name: str, common: Row, timings: Mapping[str, Timings], bytes_
         "devices": workers,
         "images_per_second": round(workers * common["batch_size"] * steps / took.wall_median, 1),
         "efficiency": round(1 / timings[ONE].speedup_over(took) if name != ONE else 1.0, 3),
-        "communication_share": round(median(shares), 3) if name == TOGETHER else "",
-        "mb_per_step": round(bytes_per_step / 1e6, 3) if name == TOGETHER else "",
+        "communication_share": round(median(shares), 3) if communicates else "",
+        "mb_per_step": round(bytes_per_step / 1e6, 3) if communicates else "",
         "communication_ms": "",
         "least_step_ms": "",
         "rounds": len(took.wall),
@@ -165,7 +166,9 @@ def _measure(name: str, settings: Row) -> Row:
     from keras_resnet.training.launch import free_ports
 
     count = PROCESSES[name]
-    place = {ADDRESS: f"127.0.0.1:{free_ports(1)[0]}", WORKERS: str(count)} if name == TOGETHER else {}
+    together = name in (TOGETHER, PER_DEVICE)
+    place = {ADDRESS: f"127.0.0.1:{free_ports(1)[0]}", WORKERS: str(count)} if together else {}
+    batch_norm = "per_device" if name == PER_DEVICE else "synchronized"
     environment = {key: value for key, value in os.environ.items() if key not in (ADDRESS, WORKERS, RANK, CLUSTER)}
     environment |= {"KERAS_BACKEND": JAX, "JAX_PLATFORMS": "cpu", "TF_CPP_MIN_LOG_LEVEL": "2", **place}
     # The package may be where only the script that was started can find it.
@@ -175,7 +178,8 @@ def _measure(name: str, settings: Row) -> Row:
     with tempfile.TemporaryDirectory() as folder:
         processes = []
         for number in range(count):
-            task = {**settings, "folder": folder, "number": number, "count": count, "core": cores[number]}
+            own_part = {"number": number, "count": count, "core": cores[number], "batch_norm": batch_norm}
+            task = {**settings, "folder": folder, **own_part}
             command = [sys.executable, "-m", "keras_resnet.benchmarks.scaling", json.dumps(task)]
             own = environment | ({RANK: str(number)} if place else {})
             processes.append(subprocess.Popen(command, env=own, stdout=subprocess.PIPE, stderr=subprocess.STDOUT))
@@ -229,7 +233,7 @@ def _train(task: Row) -> None:
     labels = np.arange(batch, dtype="int32") % 10
     batches = Batches(lambda number: (images, labels), None)
     with all_workers(strategy):
-        twin = training_twin(model, precision="float32")
+        twin = training_twin(model, precision="float32", batch_norm=task["batch_norm"])
         compile_twin(twin, recipe, steps=1000, jit_compile=jit_compile(recipe.xla, strategy))
         twin.fit(batches, steps_per_epoch=WARMUPS, shuffle=False, verbose=0)
         _wait_for_all(task)

@@ -69,7 +69,7 @@ def training_twin(model: keras.Model, *, precision: str = "float32", batch_norm:
         model: A functional float32 network of built-in layers.
         precision: One of `distribution.PRECISIONS`. The last layer computes in float32 always: a
             softmax over logits in half precision loses small differences.
-        batch_norm: One of `choices.BATCH_NORMS`, for a network that is built for several TensorFlow devices.
+        batch_norm: One of `choices.BATCH_NORMS`, for a network that is trained on several devices.
 
     Returns:
         A network with the same weights in the same order, as float32 variables: `copy_weights` brings them back.
@@ -88,7 +88,10 @@ def training_twin(model: keras.Model, *, precision: str = "float32", batch_norm:
             return keras.layers.BatchNormalization.from_config({**config, "synchronized": True})
         if several and type(layer) is keras.layers.Dropout:
             return WholeBatchDropout.from_config(config)
-        return _twin_class(layer).from_config(config)
+        made = _twin_class(layer).from_config(config)
+        if batch_norm == "per_device" and hasattr(made, "per_device"):
+            made.per_device = True
+        return made
 
     return rewrite(model, twin_layer)
 

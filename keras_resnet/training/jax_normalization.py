@@ -20,7 +20,13 @@ from jax.sharding import Mesh, PartitionSpec
 
 
 class OneMessageBatchNormalization(keras.layers.BatchNormalization):
-    """BatchNormalization over the last axis; the same numbers as Keras' own layer but for rounding."""
+    """BatchNormalization over the last axis; the same numbers as Keras' own layer but for rounding.
+
+    Attributes:
+        per_device: Whether each device normalizes its rows by their own statistics. What is stored is the mean of all.
+    """
+
+    per_device = False
 
     def call(self, inputs, training=None, mask=None):
         if not (training and self.trainable):
@@ -30,7 +36,8 @@ class OneMessageBatchNormalization(keras.layers.BatchNormalization):
         scale = self.gamma.value if self.scale else jnp.ones(channels)
         offset = self.beta.value if self.center else jnp.zeros(channels)
         mesh = _mesh(len(inputs))
-        outputs, mean, variance = _normalized(mesh, self.epsilon, inputs, scale, offset)
+        normalized = _normalized_per_device if self.per_device and mesh is not None else _normalized
+        outputs, mean, variance = normalized(mesh, self.epsilon, inputs, scale, offset)
         keep = self.momentum
         self.moving_mean.assign(self.moving_mean * keep + mean * (1.0 - keep))
         self.moving_variance.assign(self.moving_variance * keep + variance * (1.0 - keep))
@@ -71,6 +78,20 @@ def _backward(mesh: Mesh | None, epsilon: float, kept: Any, gradients: Any) -> t
 
 
 _normalized.defvjp(_forward, _backward)
+
+
+def _normalized_per_device(mesh: Mesh, epsilon: float, inputs: Any, scale: Any, offset: Any) -> tuple[Any, Any, Any]:
+    (axis,) = mesh.axis_names
+
+    def of_device(rows: Any, scale: Any, offset: Any) -> tuple[Any, Any, Any]:
+        # Each device has a gradient of its own for scale and offset, and their sum is that of the batch.
+        own = [jax.lax.pcast(value, axis, to="varying") for value in (scale, offset)]
+        outputs, mean, variance = _normalized(None, epsilon, rows, *own)
+        return outputs, jax.lax.pmean(mean, axis), jax.lax.pmean(variance, axis)
+
+    whole, split = PartitionSpec(), PartitionSpec(axis)
+    specs = {"in_specs": (split, whole, whole), "out_specs": (split, whole, whole)}
+    return jax.shard_map(of_device, mesh=mesh, **specs)(inputs, scale, offset)
 
 
 def _statistics(mesh: Mesh | None, inputs: Any) -> tuple[Any, Any]:

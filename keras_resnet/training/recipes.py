@@ -136,7 +136,7 @@ class Recipe:
     devices: str = _setting("auto", "what to train on", choices=DEVICES)
     batch_norm: str = _setting(
         "synchronized",
-        "on several devices: by statistics of the whole batch or, on TensorFlow, of each device's rows",
+        "on several devices: by statistics of the whole batch, or of each device's rows",
         choices=BATCH_NORMS,
     )
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import keras
 import numpy as np
 
-from keras_resnet.backends import JAX, TENSORFLOW, backend
+from keras_resnet.backends import TENSORFLOW, backend
 from keras_resnet.data.feeding import check_augmentation, training_batches
 from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.data.sources import load_source
@@ -180,11 +180,6 @@ def check_devices(recipe: Recipe, devices: int) -> None:
         raise UserError(
             f"accumulate must be 1 on several TensorFlow devices, got {recipe.accumulate}. Raise batch_size, or "
             "train on one device or on JAX (KERAS_BACKEND=jax)."
-        )
-    if recipe.batch_norm == "per_device" and backend() == JAX:
-        raise UserError(
-            "batch_norm per_device needs Keras on TensorFlow, got JAX, which always uses the statistics of the whole "
-            "batch. Leave it out."
         )
 
 

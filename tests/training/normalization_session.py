@@ -69,8 +69,19 @@ def main() -> None:
     devices = [f"cpu:{number}" for number in range(2)]
     with keras.distribution.DataParallel(devices=devices).scope():
         found["two devices"] = list(map(away, step(ours, *given), exact))
+        separate = layer(OneMessageBatchNormalization)
+        separate.per_device = True
+        apart = step(separate, *given)
         odd = [given[0][:7], given[1], given[2], given[3][:7]]
         found["rows that do not divide"] = list(map(away, step(ours, *odd), step(plain, *odd)))
+
+    # What one device would compute with each half; weights' gradients add up, statistics are the mean.
+    halves = [step(plain, given[0][rows], given[1], given[2], given[3][rows]) for rows in (slice(4), slice(4, 8))]
+    joined = [np.concatenate(both) for both in zip(*(half[:2] for half in halves), strict=True)]
+    joined += [first + second for first, second in zip(*(half[2:4] for half in halves), strict=True)]
+    joined += [(first + second) / 2 for first, second in zip(*(half[4:] for half in halves), strict=True)]
+    found["per device"] = list(map(away, apart, joined))
+    found["per device instead of together"] = away(apart[0], exact[0])
 
     half = given[0].astype(jnp.bfloat16)
     outputs, *_ = step(ours, half, *given[1:])

@@ -41,6 +41,12 @@ def test_rows_that_do_not_divide_among_the_devices_are_normalized_all_the_same(f
     assert max(found["rows that do not divide"]) < CLOSE
 
 
+def test_devices_that_normalize_by_themselves_compute_what_each_would_alone(found):
+    assert len(found["per device"]) == 6
+    assert max(found["per device"]) < CLOSE
+    assert found["per device instead of together"] > 100 * CLOSE
+
+
 def test_half_precision_in_half_precision_out_with_statistics_in_float32(found):
     away, is_half = found["bfloat16"]
     assert is_half
