@@ -19,7 +19,7 @@ def test_communication_is_that_of_rings():
 
 
 def test_rows_say_what_was_measured_and_what_is_a_model(monkeypatch):
-    seconds = {scaling.ONE: 1.0, scaling.APART: 1.25, scaling.TOGETHER: 2.0}
+    seconds = {scaling.ONE: 1.0, scaling.APART: 1.25, scaling.TOGETHER: 2.0, scaling.PER_DEVICE: 1.6}
     measured = {name: {"wall": wall, "cpu": wall, "bytes": 8e6} for name, wall in seconds.items()}
     monkeypatch.setattr(scaling, "_measure", lambda name, settings: measured[name])
     monkeypatch.setattr(scaling, "PAUSE", 0)
@@ -27,9 +27,10 @@ def test_rows_say_what_was_measured_and_what_is_a_model(monkeypatch):
     rows = scaling.benchmark_scaling("resnet8", image_size=32, batch_size=10, steps=2, rounds=3)
     assert len({tuple(row) for row in rows}) == 1
     found = {row["contestant"]: row for row in rows if row["kind"] == "measured"}
-    assert [found[name]["images_per_second"] for name in seconds] == [20.0, 32.0, 20.0]
-    assert [found[name]["efficiency"] for name in seconds] == [1.0, 0.8, 0.5]
+    assert [found[name]["images_per_second"] for name in seconds] == [20.0, 32.0, 20.0, 25.0]
+    assert [found[name]["efficiency"] for name in seconds] == [1.0, 0.8, 0.5, 0.625]
     assert found[scaling.TOGETHER]["communication_share"] == 0.375  # 0.75 s of 2
+    assert found[scaling.PER_DEVICE]["communication_share"] == 0.219  # 0.35 s of 1.6
     assert found[scaling.TOGETHER]["mb_per_step"] == 2.0  # 8 MB of two workers in two steps
     models = [row for row in rows if row["kind"] == "model"]
     assert [row["devices"] for row in models] == [8, 64] * len(scaling.LINKS)
