@@ -240,7 +240,7 @@ def keras_precision(precision: str, devices: str = "auto") -> str:
     Args:
         precision: One of `PRECISIONS`; "auto" is mixed_bfloat16 where every device has instructions for bfloat16, and
             float32 elsewhere, where it would be several times as slow.
-        devices: One of `DEVICES`; on "cpu", GPUs do not count.
+        devices: One of `DEVICES`; with "cpu", GPUs are ignored.
 
     Returns:
         "float32", "mixed_bfloat16" or "mixed_float16".
@@ -254,7 +254,7 @@ def keras_precision(precision: str, devices: str = "auto") -> str:
 
 
 def automatic_precision(devices: str = "auto") -> tuple[str, str]:
-    """Returns what the precision "auto" is on these devices, as a policy of Keras, and why, for a person to read."""
+    """Returns the Keras policy that the precision "auto" means on these devices, and the reason in words."""
     generations = [] if devices == "cpu" else _gpu_generations()
     if generations:
         lowest = min(generations)

@@ -135,7 +135,7 @@ def test_precision_follows_the_graphics_card_where_it_may(monkeypatch, generatio
     lowest = ".".join(map(str, generation))  # of both GPUs, which share each batch
     assert f"GPU of compute capability {lowest} " in automatic_precision()[1]
     monkeypatch.setattr(distribution, "_processor_flags", lambda: {"avx512_bf16"})
-    assert keras_precision("auto", "cpu") == "mixed_bfloat16"  # whatever GPU stands idle beside it
+    assert keras_precision("auto", "cpu") == "mixed_bfloat16"  # whatever GPU the machine has
     assert "processor" in automatic_precision("cpu")[1]
 
 

@@ -32,7 +32,7 @@ from keras_resnet.data.transforms import normalize, preprocess, resize_image
 from keras_resnet.errors import UserError
 
 
-# Tensors never decide in Python here, and AutoGraph would rewrite every function: a second or two of the start.
+# No Python branch or loop here depends on a tensor, and AutoGraph would delay the start by a second or two.
 @tf.autograph.experimental.do_not_convert
 def training_batches(
     split: Split,

@@ -31,7 +31,7 @@ SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".webp")
 # whatever its name.
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "TGA", "ICO")
 MAX_FILE_BYTES = 1 << 30
-_READ = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)  # the flags of this or that system
+_READ = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)  # two flags that only some systems have
 _PILLOW_NAMES = {"lanczos3": "lanczos"}
 
 
@@ -75,11 +75,11 @@ def read_file(path: str | os.PathLike[str]) -> bytes:
         raise OSError(0, "not a regular file")
     if found.st_size > MAX_FILE_BYTES:
         raise OSError(0, f"{found.st_size:,} bytes are too large for an image")
-    # Python's file object takes as long again for a small file.
+    # For a small file, a Python file object would take twice as long.
     file = os.open(path, _READ)
     try:
         contents = os.read(file, found.st_size + 1)
-        if len(contents) != found.st_size:  # it has changed meanwhile, or its file system hands it out in parts
+        if len(contents) != found.st_size:  # the file has changed meanwhile, or its file system returns it in parts
             while part := os.read(file, 1 << 20):
                 contents += part
     finally:

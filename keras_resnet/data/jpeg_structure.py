@@ -1,10 +1,9 @@
-"""Whether a JPEG file is whole, told by its structure alone: nothing is decoded.
+"""Checks whether a JPEG file is complete by its structure alone, without decoding it.
 
-libjpeg goes on where the coded pixels are wrong: it refuses a file for its headers, for a marker that should not be
-there, and where the file ends before its last marker. Those are what is looked at here, so that a file that passes is
-one that it reads. The usual forms alone are known (ITU-T T.81, annexes B and G: 8 bits, Huffman codes, sequential in
-one scan or progressive, grey or colour). Of any other form, and of the least oddity, nothing is said: that file has to
-be decoded to find out.
+libjpeg carries on when the entropy-coded data is wrong. It refuses a file whose headers are wrong, that has a marker in
+the wrong place, or that ends before its last marker. All of these are checked here, so libjpeg can read every file that
+passes. Only the usual forms are supported (ITU-T T.81, annexes B and G: 8 bits, Huffman codes, sequential in one scan
+or progressive, grey or colour). A file of any other form, or with the slightest oddity, has to be decoded to find out.
 """
 
 import functools
@@ -16,25 +15,25 @@ from typing import NamedTuple
 _SOF0, _SOF2, _DHT, _SOI, _EOI, _SOS, _DQT, _DRI, _APP0, _APP14, _APP15, _COM = (
     0xC0, 0xC2, 0xC4, 0xD8, 0xD9, 0xDA, 0xDB, 0xDD, 0xE0, 0xEE, 0xEF, 0xFE,
 )  # fmt: skip
-_MARKER = re.compile(rb"\xff([\x01-\xff])")  # a byte 255 of the coded pixels is followed by 0
-_SAMPLINGS = (0x11, 0x12, 0x21, 0x22, 0x41)  # of brightness; those of colour are 0x11
+_MARKER = re.compile(rb"\xff([\x01-\xff])")  # in entropy-coded data, a byte 255 is followed by 0
+_SAMPLINGS = (0x11, 0x12, 0x21, 0x22, 0x41)  # of luma; those of chroma are 0x11
 _OF_AC = 16  # added to the number of a table for AC coefficients
 _HUFFMAN_TABLES = (0, 1, 2, 3, 16, 17, 18, 19)
-_MOST_PIXELS = 1 << 26  # Pillow warns of more, and refuses still more
+_MOST_PIXELS = 1 << 26  # Pillow warns about larger images, and refuses much larger ones
 _MOST_SCANS = 32
 _SMALL_HEADER = 2048
 
 
 class JpegHeader(NamedTuple):
-    """What stands before the coded pixels.
+    """What comes before the entropy-coded data.
 
     Attributes:
-        height: Of the stored image, which an orientation has not turned.
+        height: Of the stored image, before any EXIF orientation is applied.
         width: Likewise.
-        is_plain: Whether there is no application's data (EXIF, colour profile, …) besides the JFIF header.
+        is_plain: Whether there is no application data (EXIF, colour profile, …) besides the JFIF header.
         is_progressive: Whether several scans follow.
         restarts: How many restart markers the only scan of a sequential file has.
-        end: Where the coded pixels begin.
+        end: Where the entropy-coded data begins.
     """
 
     height: int
@@ -45,20 +44,20 @@ class JpegHeader(NamedTuple):
     end: int
 
 
-_latest: list[tuple[bytes, JpegHeader | None]] = [(b"no file begins so", None)]  # a small header and what it says
+_latest: list[tuple[bytes, JpegHeader | None]] = [(b"no file begins so", None)]  # a small header, raw and parsed
 
 
 def whole_jpeg(contents: bytes) -> JpegHeader | None:
-    """Reads the header of a JPEG file of a usual form that is whole.
+    """Reads the header of a JPEG file that is complete and of a usual form.
 
-    Checked are every table and parameter of the headers, that no other marker stands among the coded pixels than
-    belongs there, and that the file ends with the image. The coded pixels themselves may be damaged.
+    Every table and parameter of the headers must be valid, the entropy-coded data must contain no stray markers, and
+    the file must end with the image. The entropy-coded data itself may be damaged.
 
     Args:
         contents: The bytes of a file.
 
     Returns:
-        The header; None where the file is broken, unusual or no JPEG at all.
+        The header; None if the file is broken, unusual or not a JPEG.
     """
     if not contents.startswith(b"\xff\xd8\xff") or not contents.endswith(b"\xff\xd9"):
         return None
@@ -78,7 +77,7 @@ def whole_jpeg(contents: bytes) -> JpegHeader | None:
 
 
 def _header(contents: bytes) -> JpegHeader | None:
-    # The small files of a folder mostly have the same header to the byte, or one of a few.
+    # Most small files in a folder have the same header, byte for byte, or one of a few.
     head, header = _latest[0]
     if contents.startswith(head):
         return header
@@ -123,12 +122,12 @@ def _scans_are_whole(contents: bytes) -> bool:
 
 
 class _UnusualError(Exception):
-    """The file is broken or of a form that is not known here."""
+    """The file is broken, or of a form that is not supported here."""
 
 
 @dataclass
 class _Seen:
-    """What the segments said so far."""
+    """What the segments read so far contain."""
 
     height: int = 0
     width: int = 0
@@ -138,7 +137,7 @@ class _Seen:
     sampling: int = 0
     quantization_tables: set[int] = field(default_factory=set)
     huffman_tables: set[int] = field(default_factory=set)
-    components: dict[int, int] = field(default_factory=dict)  # its name → its quantization table
+    components: dict[int, int] = field(default_factory=dict)  # identifier → quantization table
 
 
 def _require(holds: bool) -> None:
@@ -147,7 +146,7 @@ def _require(holds: bool) -> None:
 
 
 def _walk_to_scan(contents: bytes, position: int, seen: _Seen) -> int:
-    """Reads segments until a scan has begun, and returns where its coded pixels begin."""
+    """Reads segments until a scan has begun, and returns where its entropy-coded data begins."""
     while True:
         _require(contents[position] == 0xFF)
         marker = contents[position + 1]
@@ -170,7 +169,7 @@ def _walk_to_scan(contents: bytes, position: int, seen: _Seen) -> int:
             _require(segment.startswith(b"JFIF\0") and len(segment) >= 14)
         elif _APP0 < marker <= _APP15:
             seen.is_plain = False
-            if marker == _APP14 and segment.startswith(b"Adobe"):  # which colours the components are
+            if marker == _APP14 and segment.startswith(b"Adobe"):  # says which colours the components are
                 _require(len(segment) == 12 and segment[11] == 1)
         else:
             _require(marker == _COM)
@@ -183,7 +182,7 @@ def _read_quantization(segment: bytes, seen: _Seen) -> None:
     seen.quantization_tables.update(tables)
 
 
-@functools.lru_cache(256)  # nearly all files have the tables of the standard's annex K
+@functools.lru_cache(256)  # nearly all files use the tables in annex K of the standard
 def _huffman_tables(segment: bytes) -> frozenset[int]:
     found = set()
     while segment:
@@ -213,7 +212,7 @@ def _read_frame(segment: bytes, is_progressive: bool, seen: _Seen) -> None:
 
 
 def _read_scan(segment: bytes, seen: _Seen) -> None:
-    """Checks the header of a scan: what it is about, and that its tables are there."""
+    """Checks the header of a scan: its components and coefficients, and that the tables it uses are defined."""
     _require(len(segment) >= 6 and len(segment) == 4 + 2 * segment[0])
     names, tables = segment[1:-3:2], segment[2:-3:2]
     first, last, approximation = segment[-3:]
@@ -233,7 +232,7 @@ def _read_scan(segment: bytes, seen: _Seen) -> None:
 def _restarts(seen: _Seen) -> int:
     if seen.restart_interval == 0:
         return 0
-    is_grey = len(seen.components) == 1  # the blocks of a single component follow one another, whatever its sampling
+    is_grey = len(seen.components) == 1  # a single component is not interleaved, whatever its sampling
     across, down = (1, 1) if is_grey else (seen.sampling >> 4, seen.sampling & 15)
     units = -(-seen.width // (8 * across)) * -(-seen.height // (8 * down))
     return -(-units // seen.restart_interval) - 1

@@ -1,7 +1,7 @@
-"""Whether a PNG file is whole, told by its checksums and its unpacked rows, without a decoder.
+"""Checks whether a PNG file is complete by its checksums and its decompressed rows, without a decoder.
 
-The usual forms alone are known: not interlaced, with no chunk besides those listed here. Of any other form, and of the
-least oddity, nothing is said: that file has to be decoded to find out.
+Only the usual forms are supported: not interlaced, with no chunks other than those listed here. A file of any other
+form, or with the slightest oddity, has to be decoded to find out.
 
 Reference: https://www.w3.org/TR/png-3/
 """
@@ -9,27 +9,27 @@ Reference: https://www.w3.org/TR/png-3/
 import zlib
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
-# Type of colour → its channels and the bits that each may have.
+# Colour type → number of channels, and the bits that each may have.
 _COLORS = {0: (1, (1, 2, 4, 8, 16)), 2: (3, (8, 16)), 3: (1, (1, 2, 4, 8)), 4: (2, (8, 16)), 6: (4, (8, 16))}
 _PALETTE = 3
-_ASIDE = {b"gAMA": 4, b"sRGB": 1, b"pHYs": 9, b"tIME": 7}  # chunks without effect on the pixels, and their lengths
+_ASIDE = {b"gAMA": 4, b"sRGB": 1, b"pHYs": 9, b"tIME": 7}  # chunks that do not affect the pixels, and their lengths
 _MOST_TEXT = 1 << 16
-_MOST_PIXELS = 1 << 26  # Pillow warns of more, and refuses still more
-_MOST_BYTES = 1 << 26  # of unpacked rows, which are held in memory
+_MOST_PIXELS = 1 << 26  # Pillow warns about larger images, and refuses much larger ones
+_MOST_BYTES = 1 << 26  # of decompressed rows, which are held in memory
 _FILTERS = 5
 
 
 def whole_png(contents: bytes) -> tuple[int, int] | None:
-    """Reads the size of a PNG file of a usual form that is whole.
+    """Reads the size of a PNG file that is complete and of a usual form.
 
-    Checked are the order of the chunks, the checksum of each, that the pixels can be unpacked and are as many as the
-    header says, and that the file ends with the image.
+    The order of the chunks and every checksum must be right, the pixels must decompress to as many as the header says,
+    and the file must end with the image.
 
     Args:
         contents: The bytes of a file.
 
     Returns:
-        (height, width); None where the file is broken, unusual or no PNG at all.
+        (height, width); None if the file is broken, unusual or not a PNG.
     """
     if not contents.startswith(_SIGNATURE):
         return None
@@ -42,7 +42,7 @@ def whole_png(contents: bytes) -> tuple[int, int] | None:
     width, height = int.from_bytes(header[:4], "big"), int.from_bytes(header[4:8], "big")
     bits, color = header[8], header[9]
     channels, allowed = _COLORS[color]
-    row = 1 + (width * channels * bits + 7) // 8  # a byte says how the row was filtered
+    row = 1 + (width * channels * bits + 7) // 8  # the first byte says how the row was filtered
     if bits not in allowed or not 1 <= height * width <= _MOST_PIXELS or height * row > _MOST_BYTES:
         return None
     packed = _packed_pixels(chunks[1:-1], 1 << bits if color == _PALETTE else 0)
@@ -50,7 +50,7 @@ def whole_png(contents: bytes) -> tuple[int, int] | None:
 
 
 def _chunks(contents: bytes) -> list[tuple[bytes, bytes]]:
-    """The kind and the data of each chunk; none where a checksum is wrong or the file does not end with a chunk."""
+    """Returns the type and data of each chunk; none if a checksum is wrong or the file does not end with a chunk."""
     found = []
     position = len(_SIGNATURE)
     while position < len(contents):
@@ -64,11 +64,11 @@ def _chunks(contents: bytes) -> list[tuple[bytes, bytes]]:
 
 
 def _packed_pixels(chunks: list[tuple[bytes, bytes]], colors: int) -> bytes:
-    """Joins the IDAT chunks; empty where anything among the chunks is unusual.
+    """Joins the IDAT chunks; empty if any of the chunks is unusual.
 
     Args:
         chunks: Those between the first and the last.
-        colors: How many a palette may have; 0 where the image has none.
+        colors: How many colours the palette may have; 0 if the image has no palette.
     """
     kinds = [kind for kind, _ in chunks]
     parts = [data for kind, data in chunks if kind == b"IDAT"]
@@ -87,7 +87,7 @@ def _packed_pixels(chunks: list[tuple[bytes, bytes]], colors: int) -> bytes:
             palette = len(data) // 3
             is_usual = len(data) % 3 == 0 and 0 < palette <= colors
         elif kind == b"tRNS":
-            is_usual = 0 < len(data) <= palette  # opacity of the colours of the palette before it
+            is_usual = 0 < len(data) <= palette  # opacity of the colours in the palette, which comes first
         else:
             is_usual = _ASIDE.get(kind) == len(data)
         if not is_usual:

@@ -1,9 +1,9 @@
-"""The scan of image files: every one is read and checked once, because a torn file would otherwise stop a training run
-hours later. What passes here, the decoder that may read it later can read.
+"""The scan of image files: every file is read and checked once, because a damaged one would otherwise stop a training
+run hours later. Every file that passes can be read by the decoder that may read it later.
 
 JPEG and PNG files of usual forms are checked by their structure (see `jpeg_structure` and `png_structure`); all others
-are decoded. Neither notices coded pixels of a JPEG that were changed without a trace: libjpeg decodes them to a wrong
-picture.
+are decoded. Neither check notices changes in the compressed data of a JPEG that create no marker: libjpeg decodes a
+wrong picture and reports no error.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ from keras_resnet.data.png_structure import whole_png
 from keras_resnet.data.splits import DECODER_JPEG, DECODER_PILLOW, DECODER_TENSORFLOW, FileSplit, RecordSplit, Split
 from keras_resnet.errors import UserError
 
-_CHUNK = 64  # files that a thread takes at a time, which are decoded in one call
+_CHUNK = 64  # files that a thread takes at a time and decodes in one call
 _WAITING_BYTES = 8 << 20
 _TURNED = range(2, 9)  # EXIF orientations other than upright
 
@@ -57,7 +57,7 @@ def scan_files(paths: Sequence[str], *, check: Check = "structure", show: bool =
 
     Args:
         paths: Image files.
-        check: "structure" decodes all files but those whose structure shows that they are whole; "decode" decodes all.
+        check: "structure" decodes only files whose structure does not show them to be complete; "decode" decodes all.
         show: Whether a bar is shown.
 
     Returns:
@@ -66,7 +66,7 @@ def scan_files(paths: Sequence[str], *, check: Check = "structure", show: bool =
     from tqdm import tqdm
 
     threads = min(32, os.cpu_count() or 1)
-    size = min(_CHUNK, len(paths) // (4 * threads) + 1)  # a few large files, too, are shared among the threads
+    size = min(_CHUNK, len(paths) // (4 * threads) + 1)  # so that threads share even a few large files
     chunks = [paths[start : start + size] for start in range(0, len(paths), size)]
     scanned: list[ScannedFile] = []
     with (

@@ -29,7 +29,7 @@ TOP = 5
 CONSTANT_BYTES = 128 * 2**20
 
 
-# AutoGraph has nothing to do in these functions, and its rewriting takes longer than their tracing.
+# AutoGraph has nothing to do in these functions, and rewriting them takes longer than tracing them.
 _graph = functools.partial(tf.function, autograph=False)
 
 

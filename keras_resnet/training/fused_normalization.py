@@ -3,8 +3,8 @@
 Keras 3's BatchNormalization is written in elementary operators. TensorFlow has one fused operator for it, forward and
 backward (Ioffe & Szegedy 2015, arXiv:1502.03167). A twin of the network uses that one; because the variables are the
 same in the same order, the weights are copied into the plain network afterwards, which then loads anywhere without
-custom objects. On JAX the twin has a layer of its own, see `jax_normalization`; on several TensorFlow devices that
-normalize by the statistics of the whole batch it keeps Keras' own. The twin also carries the precision policy, so that
+custom objects. On JAX the twin uses the layer of `jax_normalization`; on several TensorFlow devices that normalize by
+the statistics of the whole batch, it keeps Keras' layer. The twin also carries the precision policy, so that
 the stored network is always a float32 one.
 """
 

@@ -1,13 +1,13 @@
 """Batch normalization for training on JAX: exact statistics, and two messages per layer where devices share a batch.
 
-Differentiated by JAX, Keras' layer reads its input more often than needed, and on several devices sends four messages
-per layer and step: the mean, the mean and the variance, and as many for the gradient. On a processor each waits for
-threads that compute, so that their number counts, not their size. Here every device measures mean and variance of its
-own rows in two passes, as exactly as for one device, all devices exchange both at once, and the gradient sends its two
-sums at once.
+Differentiated by JAX, Keras' layer reads its input more often than needed, and on several devices it sends four
+messages per layer and step: first the mean, then mean and variance, and as many for the gradient. On CPUs each message
+waits for the threads that compute, so the number of messages matters, not their size. Here every device computes the
+mean and variance of its own rows in two passes, as exactly as on one device. The devices exchange both in one message,
+and the two sums of the gradient in another.
 
 Sources: Ioffe & Szegedy 2015, arXiv:1502.03167, section 3 (the gradient); Chan, Golub & LeVeque 1979, "Updating
-formulae and a pairwise algorithm for computing sample variances" (variances of parts put together).
+formulae and a pairwise algorithm for computing sample variances" (combining the variances of parts).
 """
 
 import functools
@@ -20,10 +20,10 @@ from jax.sharding import Mesh, PartitionSpec
 
 
 class OneMessageBatchNormalization(keras.layers.BatchNormalization):
-    """BatchNormalization over the last axis; the same numbers as Keras' own layer but for rounding.
+    """BatchNormalization over the last axis, with the same results as Keras' layer except for rounding.
 
     Attributes:
-        per_device: Whether each device normalizes its rows by their own statistics. What is stored is the mean of all.
+        per_device: Whether each device normalizes its rows by their own statistics. The mean of these is stored.
     """
 
     per_device = False
@@ -84,7 +84,7 @@ def _normalized_per_device(mesh: Mesh, epsilon: float, inputs: Any, scale: Any, 
     (axis,) = mesh.axis_names
 
     def of_device(rows: Any, scale: Any, offset: Any) -> tuple[Any, Any, Any]:
-        # Each device has a gradient of its own for scale and offset, and their sum is that of the batch.
+        # Each device has its own gradients of scale and offset, and their sum is the gradient of the batch.
         own = [jax.lax.pcast(value, axis, to="varying") for value in (scale, offset)]
         outputs, mean, variance = _normalized(None, epsilon, rows, *own)
         return outputs, jax.lax.pmean(mean, axis), jax.lax.pmean(variance, axis)
@@ -111,7 +111,7 @@ def _statistics(mesh: Mesh | None, inputs: Any) -> tuple[Any, Any]:
         mesh=mesh,
         in_specs=PartitionSpec(axis),
         out_specs=PartitionSpec(),
-        check_vma=False,  # it cannot tell that what is gathered is the same everywhere
+        check_vma=False,  # it cannot tell that every device gathers the same values
     )
     means, variances = jnp.moveaxis(exchange(inputs), 1, 0)  # each [devices, channels]
     mean = means.mean(0)

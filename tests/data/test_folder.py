@@ -387,8 +387,8 @@ def test_a_file_damaged_after_the_scan_is_named(plain):
         list(evaluation_batches(spec.test, spec.preprocessing(), batch_size=4))
 
 
-def test_the_damaged_file_is_looked_for_by_decoding(plain, monkeypatch):
-    """So that a file whose structure looked whole is named too."""
+def test_a_damaged_file_is_found_by_decoding(plain, monkeypatch):
+    """A file is named even if its structure looked complete."""
     spec = load_source(f"folder:{plain}", image_size=8)
     victim = Path(spec.test.paths[3])
     header = whole_jpeg(victim.read_bytes())

@@ -54,7 +54,7 @@ def test_an_image_beyond_the_limit_is_refused_by_its_header():
         decode_with_pillow(file.getvalue(), 3, name="x", formats=("JPEG",))
 
 
-def test_a_file_is_read_whole_where_its_file_system_hands_it_out_in_parts(tmp_path, monkeypatch):
+def test_a_file_is_read_completely_when_its_file_system_returns_it_in_parts(tmp_path, monkeypatch):
     contents = bytes(range(256)) * 9
     (tmp_path / "a").write_bytes(contents)
     read = os.read

@@ -1,4 +1,4 @@
-"""The check of a JPEG's structure: it says of no file that it is whole which the decoders refuse."""
+"""The check of a JPEG's structure, which must pass no file that the decoders refuse."""
 
 import io
 from pathlib import Path
@@ -32,7 +32,7 @@ USUAL = {
     "422": jpeg(subsampling=1, quality=98),
     "one pixel": jpeg((1, 1)),
     "grey": jpeg(mode="L"),
-    "own codes": jpeg(optimize=True, quality=30),
+    "optimized codes": jpeg(optimize=True, quality=30),
     "comment": jpeg(comment=b"the word Exif alone"),
     "turned": jpeg(exif=TURNED),
     "profile": jpeg(icc_profile=PROFILE),
@@ -47,7 +47,7 @@ USUAL = {
 
 
 def segment(contents, marker):
-    """Where the first segment of a kind begins and ends."""
+    """Where the first segment of a type begins and ends."""
     position = 2
     while True:
         end = position + 2 + int.from_bytes(contents[position + 2 : position + 4], "big")
@@ -57,7 +57,7 @@ def segment(contents, marker):
 
 
 def changed(contents, marker, offset, value):
-    """The file with another byte in the first segment of a kind, counted from its marker."""
+    """The file with one byte of the first segment of a type changed; the offset counts from its marker."""
     position = segment(contents, marker)[0] + offset
     return contents[:position] + bytes([value]) + contents[position + 1 :]
 
@@ -72,16 +72,16 @@ def inserted(contents, position, new):
 
 
 def adobe(transform):
-    """As Adobe's programs write it: what the three components are."""
+    """A file with the segment in which Adobe's programs say what the three components are."""
     return inserted(USUAL["color"], 2, b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00" + bytes([transform]))
 
 
 COLOR, PROGRESSIVE, RESTARTS = USUAL["color"], USUAL["progressive"], USUAL["restarts"]
-PIXELS = segment(COLOR, 0xDA)[1]  # where the coded pixels begin
+PIXELS = segment(COLOR, 0xDA)[1]  # where the entropy-coded data begins
 UNUSUAL = {
     "empty": b"",
     "text": b"<html>404</html>",
-    "only the ends": b"\xff\xd8\xff\xd9",
+    "only the first and last markers": b"\xff\xd8\xff\xd9",
     "cmyk": jpeg(mode="CMYK"),
     "red, green and blue": jpeg(keep_rgb=True),
     "adobe's colours": adobe(0),
@@ -96,26 +96,26 @@ UNUSUAL = {
     "no sampling": changed(COLOR, 0xC0, 11, 0x00),
     "two frames": inserted(COLOR, segment(COLOR, 0xC0)[1], COLOR[slice(*segment(COLOR, 0xC0))]),
     "no frame": without(COLOR, 0xC0),
-    "no quantization": without(COLOR, 0xDB),
-    "no codes": without(COLOR, 0xC4),
+    "a missing quantization table": without(COLOR, 0xDB),
+    "a missing Huffman table": without(COLOR, 0xC4),
     "no scan": without(COLOR, 0xDA),
-    # The table keeps its 12 codes; those of 1, 3, 8 and 9 bits are other ones.
+    # The table still has 12 codes, but different numbers of codes of 1, 3, 8 and 9 bits.
     "codes that do not fit": changed(changed(COLOR, 0xC4, 5, 3), 0xC4, 7, 2),
     "a code of all ones": changed(changed(COLOR, 0xC4, 12, 2), 0xC4, 13, 0),
-    "a scan of a component that is none": changed(COLOR, 0xDA, 5, 77),
-    "a scan with codes that are none": changed(COLOR, 0xDA, 6, 0x33),
-    "a scan of a part": changed(COLOR, 0xDA, 12, 5),
-    "another coefficient of a progressive scan": changed(PROGRESSIVE, 0xDA, 12, 9),
-    "a progressive scan too precise": changed(PROGRESSIVE, 0xDA, 13, 0x4F),
+    "a scan of an unknown component": changed(COLOR, 0xDA, 5, 77),
+    "a scan with undefined Huffman tables": changed(COLOR, 0xDA, 6, 0x33),
+    "a scan of some coefficients": changed(COLOR, 0xDA, 12, 5),
+    "a progressive scan with a wrong last coefficient": changed(PROGRESSIVE, 0xDA, 12, 9),
+    "a progressive scan with a wrong approximation": changed(PROGRESSIVE, 0xDA, 13, 0x4F),
     "a byte between segments": inserted(COLOR, segment(COLOR, 0xC0)[0], b"\0"),
     "a segment beyond the end": changed(COLOR, 0xDA, 2, 0xFF),
-    "zeros behind": COLOR + bytes(9),
-    "text behind": COLOR + b"text",
-    "a file behind": COLOR + COLOR,
+    "trailing zeros": COLOR + bytes(9),
+    "trailing text": COLOR + b"text",
+    "a second file at the end": COLOR + COLOR,
     "no pixels": COLOR[:PIXELS] + b"\xff\xd9",
-    "a restart too many": inserted(RESTARTS, len(RESTARTS) - 2, b"\xff\xd0"),
-    "a restart too few": RESTARTS[: RESTARTS.index(b"\xff\xd1")] + RESTARTS[RESTARTS.index(b"\xff\xd2") :],
-    "restarts unannounced": without(RESTARTS, 0xDD),
+    "one restart marker too many": inserted(RESTARTS, len(RESTARTS) - 2, b"\xff\xd0"),
+    "one restart marker too few": RESTARTS[: RESTARTS.index(b"\xff\xd1")] + RESTARTS[RESTARTS.index(b"\xff\xd2") :],
+    "restart markers without an interval": without(RESTARTS, 0xDD),
     **{
         f"marker {marker:02X} among the pixels of {name}": inserted(base, len(base) - 20, bytes([0xFF, marker]))
         for name, base in {"one scan": COLOR, "many": PROGRESSIVE}.items()
@@ -133,47 +133,47 @@ def written(folder, files):
 
 @pytest.fixture(params=["TensorFlow", "Pillow"])
 def decoder(request, monkeypatch):
-    """Both ways of decoding: where TensorFlow is not installed, Pillow decodes."""
+    """Both decoders: Pillow decodes where TensorFlow is not installed."""
     monkeypatch.setattr(scanning, "has_tensorflow", lambda: request.param == "TensorFlow")
 
 
 @pytest.mark.parametrize("name", USUAL)
-def test_usual_files_are_known_without_decoding(name):
+def test_usual_files_are_recognized_without_decoding(name):
     header = whole_jpeg(USUAL[name])
     with Image.open(io.BytesIO(USUAL[name])) as image:
         assert header is not None
         assert (header.width, header.height) == image.size
         assert header.is_plain == (not {"exif", "icc_profile"} & set(image.info))
-    assert whole_jpeg(USUAL[name]) == header  # this time the header is known
+    assert whole_jpeg(USUAL[name]) == header  # this time the header is cached
 
 
-def test_adobes_files_of_the_usual_colours_are_known():
+def test_adobe_files_with_the_usual_colours_are_recognized():
     header = whole_jpeg(adobe(1))
     assert header is not None
     assert not header.is_plain
 
 
 @pytest.mark.parametrize("name", UNUSUAL)
-def test_of_unusual_and_broken_files_nothing_is_said(name):
+def test_unusual_and_broken_files_are_left_to_the_decoder(name):
     assert whole_jpeg(UNUSUAL[name]) is None
 
 
-def test_no_file_that_ends_too_early_is_whole():
+def test_no_truncated_file_passes():
     for contents in USUAL.values():
         assert not any(whole_jpeg(contents[:end]) for end in range(len(contents)))
 
 
-def test_both_checks_find_the_same_in_whole_unusual_and_torn_files(tmp_path, decoder):
-    torn = [contents[: len(contents) * part // 7] for contents in USUAL.values() for part in range(1, 7)]
-    paths = written(tmp_path, [*USUAL.values(), adobe(1), *UNUSUAL.values(), *torn])
+def test_both_checks_agree_on_complete_unusual_and_truncated_files(tmp_path, decoder):
+    truncated = [contents[: len(contents) * part // 7] for contents in USUAL.values() for part in range(1, 7)]
+    paths = written(tmp_path, [*USUAL.values(), adobe(1), *UNUSUAL.values(), *truncated])
     by_structure, decoded = scan_files(paths), scan_files(paths, check="decode")
     assert by_structure == decoded
     assert not any(file.problem for file in decoded[: len(USUAL)])
-    assert all(file.problem for file in decoded[-len(torn) :])
+    assert all(file.problem for file in decoded[-len(truncated) :])
 
 
-def test_both_checks_find_the_same_in_damaged_files(tmp_path, decoder):
-    """Bytes of headers and pixels changed, lost, or zeroed, and markers anywhere; some remain whole."""
+def test_both_checks_agree_on_damaged_files(tmp_path, decoder):
+    """Bytes of headers and pixels are changed, removed or zeroed, or a marker is inserted; some files stay valid."""
     random = np.random.default_rng(0)
     bases = list(USUAL.values())
     files = []
@@ -204,8 +204,8 @@ def test_both_checks_find_the_same_in_damaged_files(tmp_path, decoder):
     assert min(known, refused) > 300, (known, refused)
 
 
-def test_pixels_changed_without_a_trace_pass_both_checks(tmp_path):
-    """libjpeg decodes them to a wrong picture, so there is nothing to name."""
+def test_pixels_changed_without_creating_a_marker_pass_both_checks(tmp_path):
+    """libjpeg decodes a wrong picture and reports no error, so no file is named."""
     base = jpeg((200, 150))
     start = segment(base, 0xDA)[1] + 50
     zeros = base[:start] + bytes(300) + base[start + 300 :]

@@ -1,4 +1,4 @@
-"""The check of a PNG's structure: it says of no file that it is whole which the decoders refuse."""
+"""The check of a PNG's structure, which must pass no file that the decoders refuse."""
 
 import io
 import zlib
@@ -31,9 +31,9 @@ def png(mode="RGB", size=(23, 17), **options):
 
 USUAL = {mode: png(mode) for mode in ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")} | {
     "one pixel": png(size=(1, 1)),
-    "a clear color": png("P", transparency=2),
+    "a transparent color": png("P", transparency=2),
     "notes": png(pnginfo=NOTE, dpi=(72, 72)),
-    "not packed": png(compress_level=0),
+    "uncompressed": png(compress_level=0),
 }
 
 
@@ -46,7 +46,7 @@ def chunks(contents):
 
 
 def joined(parts):
-    """A file of these chunks, with right checksums."""
+    """A file of these chunks, with correct checksums."""
     packed = (
         len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big") for kind, data in parts
     )
@@ -54,7 +54,7 @@ def joined(parts):
 
 
 def replaced(contents, kind, change):
-    """The file with other data in the chunks of a kind; None leaves the chunk out."""
+    """The file with the data of all chunks of a type changed; None removes the chunk."""
     changed = ((name, change(data) if name == kind else data) for name, data in chunks(contents))
     return joined((name, data) for name, data in changed if data is not None)
 
@@ -82,33 +82,33 @@ UNUSUAL = {
     "signature alone": SIGNATURE,
     "interlaced": header(12, 1),
     "3 bits": header(8, 3),
-    "no such colors": header(9, 5),
-    "another packing": header(10, 1),
-    "other filters": header(11, 1),
-    "another width": header(3, 24),
+    "an unknown color type": header(9, 5),
+    "an unknown compression": header(10, 1),
+    "an unknown filter method": header(11, 1),
+    "a wrong width": header(3, 24),
     "no columns": header(3, 0),
     "fewer rows": header(7, 16),
     "too many pixels": header(0, 1),
     "a wrong checksum": RGB[:29] + bytes([RGB[29] ^ 1]) + RGB[30:],
     "a changed pixel": RGB[:-30] + bytes([RGB[-30] ^ 1]) + RGB[-29:],
     "no end": replaced(RGB, b"IEND", lambda data: None),
-    "bytes behind": RGB + bytes(3),
+    "trailing bytes": RGB + bytes(3),
     "no pixels": replaced(RGB, b"IDAT", lambda data: None),
-    "pixels lost": repacked(RGB, lambda rows: rows[:-1]),
-    "pixels too many": repacked(RGB, lambda rows: rows + b"\0"),
-    "a filter that is none": repacked(RGB, lambda rows: b"\5" + rows[1:]),
-    "bytes behind the pixels": replaced(RGB, b"IDAT", lambda data: data + b"\0"),
-    "packed pixels damaged": replaced(RGB, b"IDAT", lambda data: data[:-1] + bytes([data[-1] ^ 1])),
-    "pixels apart": added(RGB, 2, (b"tEXt", b"a\0b"), (b"IDAT", b"")),
+    "a missing pixel byte": repacked(RGB, lambda rows: rows[:-1]),
+    "an extra pixel byte": repacked(RGB, lambda rows: rows + b"\0"),
+    "an unknown filter": repacked(RGB, lambda rows: b"\5" + rows[1:]),
+    "a trailing byte in the pixel data": replaced(RGB, b"IDAT", lambda data: data + b"\0"),
+    "damaged compressed pixels": replaced(RGB, b"IDAT", lambda data: data[:-1] + bytes([data[-1] ^ 1])),
+    "pixel chunks that are not adjacent": added(RGB, 2, (b"tEXt", b"a\0b"), (b"IDAT", b"")),
     "no palette": replaced(PALETTE, b"PLTE", lambda data: None),
     "half a color": replaced(PALETTE, b"PLTE", lambda data: data[:-1]),
-    "a palette of a color image": added(RGB, 1, (b"PLTE", bytes(9))),
+    "a palette in an RGB image": added(RGB, 1, (b"PLTE", bytes(9))),
     "two headers": added(RGB, 1, next(chunks(RGB))),
-    "a clear color without a palette": added(RGB, 1, (b"tRNS", bytes(6))),
-    "more clear colors than colors": added(PALETTE, 2, (b"tRNS", bytes(200))),
+    "a transparent color without a palette": added(RGB, 1, (b"tRNS", bytes(6))),
+    "more transparent colors than colors": added(PALETTE, 2, (b"tRNS", bytes(200))),
     "a short gamma": added(RGB, 1, (b"gAMA", bytes(3))),
     "a profile": png(icc_profile=b"no profile"),
-    "a chunk nobody knows": added(RGB, 1, (b"ABCD", b"")),
+    "an unknown chunk": added(RGB, 1, (b"ABCD", b"")),
     "a note without a name": added(RGB, 1, (b"tEXt", b"\0text")),
     "a note before the header": added(RGB, 0, (b"tEXt", b"a\0b")),
 }
@@ -116,7 +116,7 @@ UNUSUAL = {
 
 @pytest.fixture(params=["TensorFlow", "Pillow"])
 def decoder(request, monkeypatch):
-    """Both ways of decoding: where TensorFlow is not installed, Pillow decodes."""
+    """Both decoders: Pillow decodes where TensorFlow is not installed."""
     monkeypatch.setattr(scanning, "has_tensorflow", lambda: request.param == "TensorFlow")
 
 
@@ -131,28 +131,28 @@ def assert_both_checks_agree(folder, files):
 
 
 @pytest.mark.parametrize("name", USUAL)
-def test_usual_files_are_known_without_decoding(name):
+def test_usual_files_are_recognized_without_decoding(name):
     with Image.open(io.BytesIO(USUAL[name])) as image:
         assert whole_png(USUAL[name]) == (image.height, image.width)
 
 
 @pytest.mark.parametrize("name", UNUSUAL)
-def test_of_unusual_and_broken_files_nothing_is_said(name):
+def test_unusual_and_broken_files_are_left_to_the_decoder(name):
     assert whole_png(UNUSUAL[name]) is None
 
 
-def test_no_file_that_ends_too_early_is_whole():
+def test_no_truncated_file_passes():
     for contents in USUAL.values():
         assert not any(whole_png(contents[:end]) for end in range(len(contents)))
 
 
-def test_both_checks_find_the_same_in_whole_and_unusual_files(tmp_path, decoder):
+def test_both_checks_agree_on_complete_and_unusual_files(tmp_path, decoder):
     decoded = assert_both_checks_agree(tmp_path, [*USUAL.values(), *UNUSUAL.values()])
     assert not any(file.problem for file in decoded[: len(USUAL)])
 
 
-def test_both_checks_find_the_same_where_what_was_written_was_wrong(tmp_path, decoder):
-    """Checksums are right, so that the contents of the chunks decide."""
+def test_both_checks_agree_on_wrong_contents_with_correct_checksums(tmp_path, decoder):
+    """The checksums are correct, so the contents of the chunks decide."""
     random = np.random.default_rng(0)
     kinds = (b"gAMA", b"sRGB", b"pHYs", b"tIME", b"tRNS")
     files = []

@@ -1,8 +1,8 @@
-"""What `test_jax_normalization` does in a process of its own, where Keras runs on JAX with two devices.
+"""The part of `test_jax_normalization` that runs in its own process, with Keras on JAX and two devices.
 
     KERAS_BACKEND=jax python normalization_session.py
 
-Prints a JSON object: by case, how far values are from a reference, as parts of the reference's largest value.
+Prints a JSON object: for each case, how far values are from a reference, relative to its largest value.
 """
 
 import json
@@ -46,7 +46,7 @@ def step(layer, inputs, scale, offset, weights):
 
 def main() -> None:
     random = np.random.default_rng(0)
-    # Means of ten standard deviations and more: what a sum of squares alone would lose digits with.
+    # Means of ten standard deviations and more, where a variance from the sum of squares alone would lose digits.
     inputs = random.normal(size=(8, 6, 6, 5)) * random.uniform(0.1, 3, 5) + random.normal(size=5) * 10
     scale, offset = random.normal(size=(2, 5))
     weights = random.normal(size=inputs.shape)
@@ -75,7 +75,7 @@ def main() -> None:
         odd = [given[0][:7], given[1], given[2], given[3][:7]]
         found["rows that do not divide"] = list(map(away, step(ours, *odd), step(plain, *odd)))
 
-    # What one device would compute with each half; weights' gradients add up, statistics are the mean.
+    # What one device would compute from each half: gradients of weights are added, statistics are averaged.
     halves = [step(plain, given[0][rows], given[1], given[2], given[3][rows]) for rows in (slice(4), slice(4, 8))]
     joined = [np.concatenate(both) for both in zip(*(half[:2] for half in halves), strict=True)]
     joined += [first + second for first, second in zip(*(half[2:4] for half in halves), strict=True)]

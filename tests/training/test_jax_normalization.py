@@ -9,7 +9,7 @@ import pytest
 pytest.importorskip("jax")
 
 ROOT = Path(__file__).parents[2]
-# Outputs, gradient of the inputs, of scale and of offset, mean and variance: rounding of float32 sums over 288 values,
+# For outputs, gradients of inputs, scale and offset, mean and variance: the rounding of float32 sums over 288 values
 # whose means are ten standard deviations and more.
 CLOSE = 1e-5
 
@@ -30,27 +30,27 @@ def found():
 
 
 @pytest.mark.parametrize("case", ["one device", "two devices"])
-def test_outputs_gradients_and_statistics_are_those_of_double_precision(found, case):
+def test_outputs_gradients_and_statistics_match_double_precision(found, case):
     assert len(found[case]) == 6
     assert max(found[case]) < CLOSE
-    # At least as exact as Keras' own layer, but for the last digits.
+    # At least as exact as Keras' layer, except for the last digits.
     assert max(found[case]) < 2 * max(found["Keras"])
 
 
-def test_rows_that_do_not_divide_among_the_devices_are_normalized_all_the_same(found):
+def test_rows_that_do_not_divide_evenly_among_devices_are_normalized_too(found):
     assert max(found["rows that do not divide"]) < CLOSE
 
 
-def test_devices_that_normalize_by_themselves_compute_what_each_would_alone(found):
+def test_per_device_normalization_matches_each_device_alone(found):
     assert len(found["per device"]) == 6
     assert max(found["per device"]) < CLOSE
     assert found["per device instead of together"] > 100 * CLOSE
 
 
-def test_half_precision_in_half_precision_out_with_statistics_in_float32(found):
+def test_half_precision_inputs_give_half_precision_outputs(found):
     away, is_half = found["bfloat16"]
     assert is_half
-    assert away < 2**-8  # one unit of bfloat16's last place
+    assert away < 2**-8  # one unit in the last place of bfloat16
 
 
 def test_a_frozen_layer_uses_and_keeps_its_statistics(found):
@@ -60,5 +60,5 @@ def test_a_frozen_layer_uses_and_keeps_its_statistics(found):
     assert all(kept)
 
 
-def test_the_network_that_trains_has_this_layer(found):
+def test_the_training_twin_uses_this_layer(found):
     assert found["in a twin"] == 7

@@ -97,8 +97,8 @@ def metrics(folder, name):
 def check_equal(folder, name):
     one, other = told(folder, "one"), told(folder, name)
     assert len(one["losses"]) == len(other["losses"]) == STEPS
-    # Sums over a batch are taken in a different order: float32 rounding (6e-8), grown over 24 steps. Where a unit falls
-    # on the other side of a ReLU's kink, late losses move by some 1e-4 and weights by 2e-3.
+    # Sums over a batch are taken in a different order: float32 rounding (6e-8), grown over 24 steps. If a unit falls on
+    # the other side of a ReLU's kink, late losses move by about 1e-4 and weights by 2e-3.
     np.testing.assert_allclose(other["losses"][:8], one["losses"][:8], rtol=1e-5)
     np.testing.assert_allclose(other["losses"], one["losses"], rtol=1e-3)
     expected, got = checkpoint(folder, "one"), checkpoint(folder, name)
