@@ -96,7 +96,7 @@ def join() -> int:
     if place.workers == 1 or jax.distributed.is_initialized():
         return jax.process_count()
     _check_addresses(place, 1)
-    with _start_deadline(place) as seconds, _polite_threads():
+    with _start_deadline(place) as seconds, _non_preempting_threads():
         # keras.distribution.initialize calls this, too, but takes no deadlines.
         jax.distributed.initialize(
             place.addresses[0],
@@ -111,7 +111,7 @@ def join() -> int:
 
 
 @contextlib.contextmanager
-def _polite_threads() -> Iterator[None]:
+def _non_preempting_threads() -> Iterator[None]:
     """On Linux, keeps threads that start in this context from preempting other threads when they wake up.
 
     Gloo's receiving thread polls without sleeping while the thread that computes holds a lock. If it has preempted that

@@ -116,7 +116,7 @@ def _twin_class(layer: keras.Layer) -> type[keras.Layer]:
         and not layer.synchronized
     )
     if is_plain and backend() == JAX:
-        from keras_resnet.training.jax_normalization import OneMessageBatchNormalization
+        from keras_resnet.training.jax_normalization import JaxBatchNormalization
 
-        return OneMessageBatchNormalization
+        return JaxBatchNormalization
     return FusedBatchNormalization if is_plain and len(layer.input.shape) == 4 else type(layer)

@@ -19,7 +19,7 @@ import keras
 from jax.sharding import Mesh, PartitionSpec
 
 
-class OneMessageBatchNormalization(keras.layers.BatchNormalization):
+class JaxBatchNormalization(keras.layers.BatchNormalization):
     """BatchNormalization over the last axis, with the same results as Keras' layer except for rounding.
 
     Attributes:

@@ -14,7 +14,7 @@ import numpy as np
 
 from keras_resnet.models.resnet import build_model
 from keras_resnet.training.fused_normalization import training_twin
-from keras_resnet.training.jax_normalization import OneMessageBatchNormalization
+from keras_resnet.training.jax_normalization import JaxBatchNormalization
 
 EPSILON = 1e-3
 
@@ -63,13 +63,13 @@ def main() -> None:
         return made
 
     found = {}
-    plain, ours = layer(keras.layers.BatchNormalization), layer(OneMessageBatchNormalization)
+    plain, ours = layer(keras.layers.BatchNormalization), layer(JaxBatchNormalization)
     found["Keras"] = list(map(away, step(plain, *given), exact))
     found["one device"] = list(map(away, step(ours, *given), exact))
     devices = [f"cpu:{number}" for number in range(2)]
     with keras.distribution.DataParallel(devices=devices).scope():
         found["two devices"] = list(map(away, step(ours, *given), exact))
-        separate = layer(OneMessageBatchNormalization)
+        separate = layer(JaxBatchNormalization)
         separate.per_device = True
         apart = step(separate, *given)
         odd = [given[0][:7], given[1], given[2], given[3][:7]]
@@ -91,7 +91,7 @@ def main() -> None:
     found["frozen"] = [away(ours(given[0], training=True), plain(given[0], training=True))]
     found["frozen"] += [bool(np.array_equal(a, b)) for a, b in zip(before, ours.weights, strict=True)]
     twin = training_twin(build_model("resnet8", num_classes=5, input_shape=(12, 12, 3)))
-    found["in a twin"] = sum(isinstance(each, OneMessageBatchNormalization) for each in twin.layers)
+    found["in a twin"] = sum(isinstance(each, JaxBatchNormalization) for each in twin.layers)
     print(json.dumps(found))
 
 
