@@ -97,14 +97,15 @@ def metrics(folder, name):
 def check_equal(folder, name):
     one, other = told(folder, "one"), told(folder, name)
     assert len(one["losses"]) == len(other["losses"]) == STEPS
-    # Sums over a batch are taken in a different order: float32 rounding (6e-8), grown over 24 steps. If a unit falls on
-    # the other side of a ReLU's kink, late losses move by about 1e-4 and weights by 2e-3.
+    # Sums over a batch are taken in a different order: float32 rounding (6e-8), grown over 24 steps. With four workers,
+    # one unit fell on the other side of a ReLU's kink, which moved late losses by 1e-4 and weights by 2e-3.
+    late, weights, absolute = (1e-4, 1e-3, 1e-4) if COUNT == 2 else (1e-3, 1e-2, 5e-3)
     np.testing.assert_allclose(other["losses"][:8], one["losses"][:8], rtol=1e-5)
-    np.testing.assert_allclose(other["losses"], one["losses"], rtol=1e-3)
+    np.testing.assert_allclose(other["losses"], one["losses"], rtol=late, atol=1e-5)
     expected, got = checkpoint(folder, "one"), checkpoint(folder, name)
     assert expected.keys() == got.keys()
     for variable in expected:
-        np.testing.assert_allclose(got[variable], expected[variable], rtol=1e-2, atol=5e-3, err_msg=variable)
+        np.testing.assert_allclose(got[variable], expected[variable], rtol=weights, atol=absolute, err_msg=variable)
 
 
 @pytest.mark.slow

@@ -71,9 +71,10 @@ def main(data: str, folder: Path, name: str, step: int | None) -> None:
     trainer._export = lambda *arguments: None  # only the chief exports, which is tested elsewhere
     network = folder / f"{name}-{rank}.network.json"
     network.write_text(json.dumps({"base": "resnet8", "depths": [1, 1], "widths": [16, 16], "strides": [1, 2]}))
+    # With most seeds no unit of this training is near a ReLU's kink, where rounding would decide: 1 is one of those.
     recipe = Recipe(
         dataset=data, model=str(network), epochs=4, batch_size=16, warmup_epochs=1, learning_rate=0.02, drop_rate=0.3,
-        ema_decay=0.5, augmentation="crop", seed=3,
+        ema_decay=0.5, augmentation="crop", seed=1,
     )  # fmt: skip
     trainer.train(recipe, name=name, runs=folder, saved_models=folder / "saved_models", report_page=False)
     (folder / f"{name}-{rank}.json").write_text(json.dumps(found))
